@@ -1,0 +1,41 @@
+"""bitnet: run, train and inspect BitNet b1.58 models (ternary weights, 8-bit activations) on ordinary CPUs.
+
+The map, from here to the instruction::
+
+    bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
+    bitnet.quantize_* ...       quant.py                numbers to codes and back
+    bitnet.*Config              config.py               frozen, checked settings
+    bitnet.BitNetError ...      errors.py               every exception and every message
+        │
+    _core/matmul.pyx            checks, threads, panels, scales
+    _core/packing.pyx           the table of packings; packing weights
+    _core/packings/i2.pyx       one layout: pack, unpack, portable kernel
+    _core/kernels/i2.h          its kernels, one line each
+    _core/kernels/i2_avx2.h     the kernel for one instruction set
+
+``bitnet doctor`` says what this machine can do, ``bitnet bench kernels`` how fast it does it.
+"""
+
+from bitnet import errors as _errors
+from bitnet._install import warn_if_shadowed as _warn_if_shadowed
+from bitnet.config import EngineConfig, GenerationConfig, ModelConfig, QuantizationConfig
+from bitnet.errors import *  # noqa: F403
+from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
+from bitnet.quant import dequantize, quantize_activations, quantize_weights
+from bitnet.weight import TernaryWeight
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EngineConfig",
+    "GenerationConfig",
+    "ModelConfig",
+    "QuantizationConfig",
+    "TernaryWeight",
+    "dequantize",
+    "quantize_activations",
+    "quantize_weights",
+    *_errors.__all__,
+]
+
+_warn_if_shadowed()

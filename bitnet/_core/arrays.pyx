@@ -1,0 +1,78 @@
+"""Checks of the arrays that come in from Python: one clear error each."""
+
+import numpy as np
+
+from bitnet.errors import ShapeError, TensorError
+
+
+def checked(array, what, dtype):
+    """Hold an array to a dtype and to C order.
+
+    Parameters
+    ----------
+    array : ndarray
+    what : str
+        Its name in an error.
+    dtype : numpy.dtype or type
+
+    Returns
+    -------
+    ndarray
+        `array` itself.
+
+    Raises
+    ------
+    TensorError
+        If it is no array, has another dtype (or byte order), or is not C-contiguous.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TensorError.not_an_array(what, array)
+    if array.dtype != dtype:
+        raise TensorError.dtype(what, np.dtype(dtype), array.dtype)
+    if not array.flags.c_contiguous:
+        raise TensorError.not_contiguous(what, array.shape, array.strides)
+    return array
+
+
+def checked_matrix(array, what, dtype):
+    """Hold an array to be a `checked` matrix with at least one row and one column."""
+    checked(array, what, dtype)
+    if array.ndim != 2:
+        raise ShapeError.dimensions(what, "(rows, cols)", array.shape)
+    if array.size == 0:
+        raise ShapeError.empty(what, array.shape)
+    return array
+
+
+def checked_output(out, shape, dtype, *inputs):
+    """Hold an output array to a shape, or make one.
+
+    Parameters
+    ----------
+    out : ndarray or None
+    shape : tuple of int
+    dtype : numpy.dtype or type
+    *inputs : ndarray
+        What is read while `out` is written.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    TensorError
+        If `out` is not `checked`, is read-only or shares memory with an input.
+    ShapeError
+        If it has another shape.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    checked(out, "out", dtype)
+    if out.shape != shape:
+        raise ShapeError.mismatch("out", shape, out.shape)
+    if not out.flags.writeable:
+        raise TensorError.read_only("out")
+    if any(np.may_share_memory(out, array) for array in inputs):
+        raise TensorError.overlap("out", "an input")
+    return out

@@ -1,0 +1,18 @@
+/* The kernels of i2, the preferred first (measured: bench/README.md). Included by packings/i2.pyx only. */
+#ifndef BITNET_I2_H
+#define BITNET_I2_H
+
+#include "feature.h"
+#include "i2_avx2.h"
+#include "i2_avx512vnni.h"
+#include "kernel.h"
+
+static const bitnet_kernel I2_KERNELS[] = {
+#if BITNET_X86
+    {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni},
+    {"avx2", CPU_AVX2, i2_panel_avx2},
+#endif
+    {NULL, 0, NULL},
+};
+
+#endif

@@ -1,0 +1,90 @@
+/* i2 on AVX2. Layout: packings/i2.pyx. Contract: kernel.h.
+ *
+ *   vpsrlw      brings a group's 2-bit fields down; vpand drops what came over from the neighbouring byte
+ *   vpmaddubsw  u8 codes x i8 inputs, pairs summed to i16
+ *   vpmaddwd    i16 pairs summed to i32
+ *
+ * A code is 0..2 and x is -128..127: a vpmaddubsw lane is -512..508, and a chunk of 16 tiles adds 64 of them:
+ * -32768..32512, which fits i16. Chunks are widened to i32. */
+#ifndef BITNET_I2_AVX2_H
+#define BITNET_I2_AVX2_H
+
+#include "kernel.h"
+
+#if BITNET_X86
+BITNET_TARGET("avx2")
+
+enum { I2_AVX2_CHUNK_TILES = BITNET_INT16_GROUPS / 4, I2_AVX2_TOKENS = 4 };
+
+BITNET_INLINE __m256i i2_group_avx2(__m256i packed_u8x32, int group) {
+    const __m256i field = _mm256_set1_epi8(3);
+    switch (group) {
+    case 0: return _mm256_and_si256(packed_u8x32, field);
+    case 1: return _mm256_and_si256(_mm256_srli_epi16(packed_u8x32, 2), field);
+    case 2: return _mm256_and_si256(_mm256_srli_epi16(packed_u8x32, 4), field);
+    default: return _mm256_and_si256(_mm256_srli_epi16(packed_u8x32, 6), field);
+    }
+}
+
+BITNET_INLINE __m256i i2_four_inputs_avx2(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+}
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers. */
+BITNET_INLINE void i2_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                       ptrdiff_t tiles, const int tokens) {
+    const __m256i ones_i16x16 = _mm256_set1_epi16(1);
+    __m256i low_i32x8[I2_AVX2_TOKENS], high_i32x8[I2_AVX2_TOKENS];
+    for (int t = 0; t < tokens; t++) low_i32x8[t] = high_i32x8[t] = _mm256_setzero_si256();
+
+    for (ptrdiff_t start = 0; start < tiles; start += I2_AVX2_CHUNK_TILES) {
+        const ptrdiff_t end = start + I2_AVX2_CHUNK_TILES < tiles ? start + I2_AVX2_CHUNK_TILES : tiles;
+        __m256i low_i16x16[I2_AVX2_TOKENS], high_i16x16[I2_AVX2_TOKENS];
+        for (int t = 0; t < tokens; t++) low_i16x16[t] = high_i16x16[t] = _mm256_setzero_si256();
+
+        for (ptrdiff_t tile = start; tile < end; tile++) {
+            const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+            BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
+            const __m256i low_u8x32 = _mm256_load_si256((const __m256i *)at);
+            const __m256i high_u8x32 = _mm256_load_si256((const __m256i *)(at + 32));
+#define I2_GROUP(g)                                                                                        \
+    {                                                                                                      \
+        const __m256i low = i2_group_avx2(low_u8x32, g), high = i2_group_avx2(high_u8x32, g);              \
+        for (int t = 0; t < tokens; t++) {                                                                 \
+            const __m256i x_i8x32 = i2_four_inputs_avx2(x + t * x_stride + tile * 16 + 4 * (g));           \
+            low_i16x16[t] = _mm256_add_epi16(low_i16x16[t], _mm256_maddubs_epi16(low, x_i8x32));           \
+            high_i16x16[t] = _mm256_add_epi16(high_i16x16[t], _mm256_maddubs_epi16(high, x_i8x32));        \
+        }                                                                                                  \
+    }
+            I2_GROUP(0) I2_GROUP(1) I2_GROUP(2) I2_GROUP(3)
+#undef I2_GROUP
+        }
+        for (int t = 0; t < tokens; t++) {
+            low_i32x8[t] = _mm256_add_epi32(low_i32x8[t], _mm256_madd_epi16(low_i16x16[t], ones_i16x16));
+            high_i32x8[t] = _mm256_add_epi32(high_i32x8[t], _mm256_madd_epi16(high_i16x16[t], ones_i16x16));
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        _mm256_storeu_si256((__m256i *)(sums + 16 * t), low_i32x8[t]);
+        _mm256_storeu_si256((__m256i *)(sums + 16 * t + 8), high_i32x8[t]);
+    }
+}
+
+BITNET_KERNEL void i2_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                 ptrdiff_t tiles, ptrdiff_t tokens) {
+    for (; tokens >= 4; tokens -= 4, x += 4 * x_stride, sums += 64) i2_tokens_avx2(w, x, x_stride, sums, tiles, 4);
+    switch (tokens) {
+    case 3: i2_tokens_avx2(w, x, x_stride, sums, tiles, 3); break;
+    case 2: i2_tokens_avx2(w, x, x_stride, sums, tiles, 2); break;
+    case 1: i2_tokens_avx2(w, x, x_stride, sums, tiles, 1); break;
+    default: break;
+    }
+    _mm256_zeroupper();
+}
+
+BITNET_TARGET_END
+#endif
+
+#endif

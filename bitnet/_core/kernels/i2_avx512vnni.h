@@ -1,0 +1,82 @@
+/* i2 on AVX512-VNNI. Layout: packings/i2.pyx. Contract: kernel.h.
+ *
+ *   vpandd     picks a group's 2-bit fields, two groups of a tile where they lie: as 1 x code and as 4 x code
+ *   vpsrlw     brings the other two groups to the same places
+ *   vpdpbusd   u8 codes x i8 inputs, four neighbours summed into the row's i32 lane
+ *
+ * Fields that stay two bits up give sums of 4 x code * x, kept apart and divided by 4 at the end, without
+ * remainder. They cover half of the columns: 4 * 2 * 128 * BITNET_MAX_COLS / 2 = 2^32 / 2 in magnitude, reached
+ * only on the negative side, which i32 holds. */
+#ifndef BITNET_I2_AVX512VNNI_H
+#define BITNET_I2_AVX512VNNI_H
+
+#include "kernel.h"
+
+#if BITNET_X86
+BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+
+BITNET_INLINE __m512i i2_four_inputs_avx512vnni(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers.
+ * vpdpbusd takes 4 cycles: the two halves of a tile sum apart for 1 and 2 tokens, so that at least 4 chains run. */
+BITNET_INLINE void i2_tokens_avx512vnni(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                        ptrdiff_t tiles, const int tokens) {
+    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03), fours_u8x64 = _mm512_set1_epi8(0x0c);
+    const int half = tokens <= 2 ? BITNET_TOKENS : 0;
+    __m512i one_i32x16[2 * BITNET_TOKENS], four_i32x16[2 * BITNET_TOKENS];
+    for (int t = 0; t < tokens; t++) {
+        one_i32x16[t] = four_i32x16[t] = _mm512_setzero_si512();
+        one_i32x16[t + half] = four_i32x16[t + half] = _mm512_setzero_si512();
+    }
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+        BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
+        const __m512i low_u8x64 = _mm512_load_si512(at);
+        const __m512i high_u8x64 = _mm512_srli_epi16(low_u8x64, 4);
+        const __m512i group0_u8x64 = _mm512_and_si512(low_u8x64, ones_u8x64);
+        const __m512i group1_u8x64 = _mm512_and_si512(low_u8x64, fours_u8x64);
+        const __m512i group2_u8x64 = _mm512_and_si512(high_u8x64, ones_u8x64);
+        const __m512i group3_u8x64 = _mm512_and_si512(high_u8x64, fours_u8x64);
+        for (int t = 0; t < tokens; t++) {
+            const int8_t *in = x + t * x_stride + tile * 16;
+            one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group0_u8x64, i2_four_inputs_avx512vnni(in));
+            four_i32x16[t] = _mm512_dpbusd_epi32(four_i32x16[t], group1_u8x64, i2_four_inputs_avx512vnni(in + 4));
+            one_i32x16[t + half] =
+                _mm512_dpbusd_epi32(one_i32x16[t + half], group2_u8x64, i2_four_inputs_avx512vnni(in + 8));
+            four_i32x16[t + half] =
+                _mm512_dpbusd_epi32(four_i32x16[t + half], group3_u8x64, i2_four_inputs_avx512vnni(in + 12));
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        __m512i one = one_i32x16[t], four = four_i32x16[t];
+        if (half) {
+            one = _mm512_add_epi32(one, one_i32x16[t + half]);
+            four = _mm512_add_epi32(four, four_i32x16[t + half]);
+        }
+        _mm512_storeu_si512(sums + 16 * t, _mm512_add_epi32(one, _mm512_srai_epi32(four, 2)));
+    }
+}
+
+BITNET_KERNEL void i2_panel_avx512vnni(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                       ptrdiff_t tiles, ptrdiff_t tokens) {
+    switch (tokens) {
+    case 1: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 1); break;
+    case 2: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 2); break;
+    case 3: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 3); break;
+    case 4: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 4); break;
+    case 5: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 5); break;
+    case 6: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 6); break;
+    case 7: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 7); break;
+    default: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 8); break;
+    }
+    _mm256_zeroupper();
+}
+
+BITNET_TARGET_END
+#endif
+
+#endif

@@ -1,0 +1,49 @@
+/* What a kernel is, whatever its packing and its instruction set.
+ *
+ * Rows come in panels of 16, columns in tiles of 64 stored bytes, columns of a tile in groups of 4
+ * (packings/i2.pyx and packings/t5.pyx say where each code lies). A code is a weight plus one: 0, 1 or 2.
+ * Kernels see codes; whoever calls them subtracts the sum of the inputs:
+ *
+ *     sum_c weight[r, c] * x[c]  =  sum_c code[r, c] * x[c]  -  sum_c x[c]
+ *
+ * Sums are exact int32 on every path: a product is at most 2 * 128 in magnitude, so 2^31 / 256 = 8.3 million
+ * columns fit, and the callers admit at most BITNET_MAX_COLS. Exact integers do not depend on the order of
+ * summation, so all kernels give the same bits.
+ *
+ * One kernel serves decoding (one token) and prefill (many): it decodes a tile's codes once, into registers, and
+ * multiplies them with up to 8 tokens. For 8 tokens that runs at 97 % of the multiply peak of AVX512-VNNI, so
+ * nothing is gained by unpacking codes to memory first (bench/README.md). */
+#ifndef BITNET_KERNEL_H
+#define BITNET_KERNEL_H
+
+#include "target.h"
+
+enum {
+    BITNET_PANEL_ROWS = 16,
+    BITNET_GROUP_COLS = 4,
+    BITNET_TILE_BYTES = 64,
+    BITNET_MAX_COLS = 1 << 22,
+    /* Tokens that a kernel takes at once. */
+    BITNET_TOKENS = 8,
+    /* Sums of int16 lanes are widened after at most this many groups: each adds at most 2 * 2 * 128 = 512 in
+     * magnitude, and 64 * -512 = -32768 is the last that fits. */
+    BITNET_INT16_GROUPS = 64,
+    /* How far ahead of its reads a kernel asks for memory: about what one core has in flight. */
+    BITNET_PREFETCH_BYTES = 4096
+};
+
+/* sums[16 * t + r] = sum over the tiles of code[r, c] * x[t * x_stride + c], for one panel, rows r = 0 to 15 and
+ * 1 to BITNET_TOKENS tokens t.
+ *
+ *   w     tiles * BITNET_TILE_BYTES bytes, 64-byte aligned
+ *   x     per token tiles * (columns of a tile) values; zero where the weight has no column */
+typedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums, ptrdiff_t tiles,
+                             ptrdiff_t tokens);
+
+typedef struct {
+    const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */
+    uint32_t needs;  /* the features it cannot do without */
+    bitnet_panel panel;
+} bitnet_kernel;
+
+#endif

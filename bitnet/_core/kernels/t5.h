@@ -1,0 +1,18 @@
+/* The kernels of t5, the preferred first (measured: bench/README.md). Included by packings/t5.pyx only. */
+#ifndef BITNET_T5_H
+#define BITNET_T5_H
+
+#include "feature.h"
+#include "kernel.h"
+#include "t5_avx2.h"
+#include "t5_avx512vbmi.h"
+
+static const bitnet_kernel T5_KERNELS[] = {
+#if BITNET_X86
+    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi},
+    {"avx2", CPU_AVX2, t5_panel_avx2},
+#endif
+    {NULL, 0, NULL},
+};
+
+#endif

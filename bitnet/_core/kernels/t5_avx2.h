@@ -1,0 +1,79 @@
+/* t5 on AVX2. Layout: packings/t5.pyx. Contract: kernel.h.
+ *
+ *   vpcmpgtb    against +42 and -42 gives a byte's next digit
+ *   vpaddb      triples the byte: the digit leaves it on top
+ *   vpmaddubsw  u8 codes x i8 inputs, pairs summed to i16
+ *   vpmaddwd    i16 pairs summed to i32
+ *
+ * A chunk of 12 tiles adds 60 products of pairs to an i16 lane, which kernel.h shows to fit. */
+#ifndef BITNET_T5_AVX2_H
+#define BITNET_T5_AVX2_H
+
+#include "kernel.h"
+
+#if BITNET_X86
+BITNET_TARGET("avx2")
+
+enum { T5_AVX2_CHUNK_TILES = BITNET_INT16_GROUPS / 5, T5_AVX2_TOKENS = 4 };
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers. */
+BITNET_INLINE void t5_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                  ptrdiff_t tiles, const int tokens) {
+    const __m256i ones_i16x16 = _mm256_set1_epi16(1), one_i8x32 = _mm256_set1_epi8(1);
+    const __m256i limit_i8x32 = _mm256_set1_epi8(42), lower_i8x32 = _mm256_set1_epi8(-42);
+    __m256i sums_i32x8[2 * T5_AVX2_TOKENS];
+    for (int t = 0; t < 2 * tokens; t++) sums_i32x8[t] = _mm256_setzero_si256();
+
+    for (ptrdiff_t start = 0; start < tiles; start += T5_AVX2_CHUNK_TILES) {
+        const ptrdiff_t end = start + T5_AVX2_CHUNK_TILES < tiles ? start + T5_AVX2_CHUNK_TILES : tiles;
+        __m256i low_i16x16[T5_AVX2_TOKENS], high_i16x16[T5_AVX2_TOKENS];
+        for (int t = 0; t < tokens; t++) low_i16x16[t] = high_i16x16[t] = _mm256_setzero_si256();
+
+        for (ptrdiff_t tile = start; tile < end; tile++) {
+            const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+            BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
+            __m256i low_i8x32 = _mm256_load_si256((const __m256i *)at);
+            __m256i high_i8x32 = _mm256_load_si256((const __m256i *)(at + 32));
+            for (int g = 0; g < 5; g++) {
+                const __m256i low_u8x32 = _mm256_sub_epi8(
+                    _mm256_add_epi8(one_i8x32, _mm256_cmpgt_epi8(lower_i8x32, low_i8x32)),
+                    _mm256_cmpgt_epi8(low_i8x32, limit_i8x32));
+                const __m256i high_u8x32 = _mm256_sub_epi8(
+                    _mm256_add_epi8(one_i8x32, _mm256_cmpgt_epi8(lower_i8x32, high_i8x32)),
+                    _mm256_cmpgt_epi8(high_i8x32, limit_i8x32));
+                low_i8x32 = _mm256_add_epi8(_mm256_add_epi8(low_i8x32, low_i8x32), low_i8x32);
+                high_i8x32 = _mm256_add_epi8(_mm256_add_epi8(high_i8x32, high_i8x32), high_i8x32);
+                for (int t = 0; t < tokens; t++) {
+                    int32_t four;
+                    memcpy(&four, x + t * x_stride + tile * 20 + 4 * g, 4);
+                    const __m256i x_i8x32 = _mm256_set1_epi32(four);
+                    low_i16x16[t] = _mm256_add_epi16(low_i16x16[t], _mm256_maddubs_epi16(low_u8x32, x_i8x32));
+                    high_i16x16[t] = _mm256_add_epi16(high_i16x16[t], _mm256_maddubs_epi16(high_u8x32, x_i8x32));
+                }
+            }
+        }
+        for (int t = 0; t < tokens; t++) {
+            sums_i32x8[2 * t] = _mm256_add_epi32(sums_i32x8[2 * t], _mm256_madd_epi16(low_i16x16[t], ones_i16x16));
+            sums_i32x8[2 * t + 1] =
+                _mm256_add_epi32(sums_i32x8[2 * t + 1], _mm256_madd_epi16(high_i16x16[t], ones_i16x16));
+        }
+    }
+    for (int t = 0; t < 2 * tokens; t++) _mm256_storeu_si256((__m256i *)(sums + 8 * t), sums_i32x8[t]);
+}
+
+BITNET_KERNEL void t5_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                 ptrdiff_t tiles, ptrdiff_t tokens) {
+    for (; tokens >= 4; tokens -= 4, x += 4 * x_stride, sums += 64) t5_tokens_avx2(w, x, x_stride, sums, tiles, 4);
+    switch (tokens) {
+    case 3: t5_tokens_avx2(w, x, x_stride, sums, tiles, 3); break;
+    case 2: t5_tokens_avx2(w, x, x_stride, sums, tiles, 2); break;
+    case 1: t5_tokens_avx2(w, x, x_stride, sums, tiles, 1); break;
+    default: break;
+    }
+    _mm256_zeroupper();
+}
+
+BITNET_TARGET_END
+#endif
+
+#endif

@@ -1,0 +1,96 @@
+/* t5 on AVX512-VNNI with VBMI. Layout: packings/t5.pyx. Contract: kernel.h.
+ *
+ *   vpabsb     a byte's magnitude, 0..127: negating a byte negates its weights
+ *   vpermi2b   looks the codes of a magnitude up in a table of 128 bytes: the first code in one table, the other four
+ *              in a second, 2 bits each
+ *   vpsubb     under the mask of the negative bytes: 2 - code
+ *   vpandd, vpsrlw, vpdpbusd   as in i2_avx512vnni.h
+ *
+ * Codes that lie two bits up give sums of 4 x code * x, kept apart and divided by 4 at the end, without remainder.
+ * They cover two of five columns: 4 * 2 * 128 * BITNET_MAX_COLS * 2 / 5 < 2^31. */
+#ifndef BITNET_T5_AVX512VBMI_H
+#define BITNET_T5_AVX512VBMI_H
+
+#include "kernel.h"
+#include "t5_codes.h"
+
+#if BITNET_X86
+BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+
+BITNET_INLINE __m512i t5_four_inputs_avx512vbmi(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers.
+ * vpdpbusd takes 4 cycles: for 1 and 2 tokens the sums are split once more, so that at least 4 chains run. */
+BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                        ptrdiff_t tiles, const int tokens) {
+    const __m512i first0_u8x64 = _mm512_load_si512(T5_FIRST_CODE);
+    const __m512i first1_u8x64 = _mm512_load_si512(T5_FIRST_CODE + 64);
+    const __m512i others0_u8x64 = _mm512_load_si512(T5_OTHER_CODES);
+    const __m512i others1_u8x64 = _mm512_load_si512(T5_OTHER_CODES + 64);
+    const __m512i two_u8x64 = _mm512_set1_epi8(2), four_twos_u8x64 = _mm512_set1_epi8((char)0xaa);
+    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03), fours_u8x64 = _mm512_set1_epi8(0x0c);
+    const int half = tokens <= 2 ? BITNET_TOKENS : 0;
+    __m512i one_i32x16[2 * BITNET_TOKENS], four_i32x16[2 * BITNET_TOKENS];
+    for (int t = 0; t < tokens; t++) {
+        one_i32x16[t] = four_i32x16[t] = _mm512_setzero_si512();
+        one_i32x16[t + half] = four_i32x16[t + half] = _mm512_setzero_si512();
+    }
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+        BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
+        const __m512i packed_i8x64 = _mm512_load_si512(at);
+        const __m512i magnitude_u8x64 = _mm512_abs_epi8(packed_i8x64);
+        const __mmask64 is_negative = _mm512_movepi8_mask(packed_i8x64);
+        __m512i group0_u8x64 = _mm512_permutex2var_epi8(first0_u8x64, magnitude_u8x64, first1_u8x64);
+        __m512i low_u8x64 = _mm512_permutex2var_epi8(others0_u8x64, magnitude_u8x64, others1_u8x64);
+        group0_u8x64 = _mm512_mask_sub_epi8(group0_u8x64, is_negative, two_u8x64, group0_u8x64);
+        low_u8x64 = _mm512_mask_sub_epi8(low_u8x64, is_negative, four_twos_u8x64, low_u8x64);
+        const __m512i high_u8x64 = _mm512_srli_epi16(low_u8x64, 4);
+        const __m512i group1_u8x64 = _mm512_and_si512(low_u8x64, ones_u8x64);
+        const __m512i group2_u8x64 = _mm512_and_si512(low_u8x64, fours_u8x64);
+        const __m512i group3_u8x64 = _mm512_and_si512(high_u8x64, ones_u8x64);
+        const __m512i group4_u8x64 = _mm512_and_si512(high_u8x64, fours_u8x64);
+        for (int t = 0; t < tokens; t++) {
+            const int8_t *in = x + t * x_stride + tile * 20;
+            one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group0_u8x64, t5_four_inputs_avx512vbmi(in));
+            one_i32x16[t + half] =
+                _mm512_dpbusd_epi32(one_i32x16[t + half], group1_u8x64, t5_four_inputs_avx512vbmi(in + 4));
+            four_i32x16[t] = _mm512_dpbusd_epi32(four_i32x16[t], group2_u8x64, t5_four_inputs_avx512vbmi(in + 8));
+            one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group3_u8x64, t5_four_inputs_avx512vbmi(in + 12));
+            four_i32x16[t + half] =
+                _mm512_dpbusd_epi32(four_i32x16[t + half], group4_u8x64, t5_four_inputs_avx512vbmi(in + 16));
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        __m512i one = one_i32x16[t], four = four_i32x16[t];
+        if (half) {
+            one = _mm512_add_epi32(one, one_i32x16[t + half]);
+            four = _mm512_add_epi32(four, four_i32x16[t + half]);
+        }
+        _mm512_storeu_si512(sums + 16 * t, _mm512_add_epi32(one, _mm512_srai_epi32(four, 2)));
+    }
+}
+
+BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                       ptrdiff_t tiles, ptrdiff_t tokens) {
+    switch (tokens) {
+    case 1: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 1); break;
+    case 2: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 2); break;
+    case 3: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 3); break;
+    case 4: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 4); break;
+    case 5: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 5); break;
+    case 6: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 6); break;
+    case 7: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 7); break;
+    default: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 8); break;
+    }
+    _mm256_zeroupper();
+}
+
+BITNET_TARGET_END
+#endif
+
+#endif

@@ -1,0 +1,101 @@
+/* All that the kernels know about the compiler (gcc or clang), the architecture and the operating system.
+ *
+ * A kernel is plain C inside a target region:
+ *
+ *     BITNET_TARGET("avx2")
+ *     BITNET_KERNEL void i2_panel_avx2(...) { _mm256_...; _mm256_zeroupper(); }
+ *     BITNET_TARGET_END
+ *
+ * so that the extension is built at the ABI's floor, and only the functions between the two lines may hold
+ * instructions of that set. */
+#ifndef BITNET_TARGET_H
+#define BITNET_TARGET_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* BITNET_EMULATED: the tests compile the kernels over SIMDe, whose functions stand for the intrinsics, to run
+ * instruction sets that the machine at hand lacks (tests/emulated). */
+#if defined(BITNET_EMULATED)
+#  define BITNET_X86 (BITNET_EMULATED == 86)
+#  define BITNET_ARM (BITNET_EMULATED == 64)
+#elif defined(__x86_64__)
+#  define BITNET_X86 1
+#  define BITNET_ARM 0
+#  include <cpuid.h>
+#  include <immintrin.h>
+#elif defined(__aarch64__)
+#  define BITNET_X86 0
+#  define BITNET_ARM 1
+#  include <arm_neon.h>
+#  if defined(__linux__)
+#    include <sys/auxv.h>
+#  elif defined(__APPLE__)
+#    include <sys/sysctl.h>
+#  endif
+#else
+#  define BITNET_X86 0
+#  define BITNET_ARM 0
+#endif
+
+/* ---- target regions: clang and gcc spell them differently ---- */
+
+#define BITNET_PRAGMA(text) _Pragma(#text)
+#if defined(BITNET_EMULATED)
+#  define BITNET_TARGET(features)
+#  define BITNET_TARGET_END
+#elif defined(__clang__)
+#  define BITNET_TARGET(features) \
+     BITNET_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#  define BITNET_TARGET_END BITNET_PRAGMA(clang attribute pop)
+#else
+#  define BITNET_TARGET(features) BITNET_PRAGMA(GCC push_options) BITNET_PRAGMA(GCC target(features))
+#  define BITNET_TARGET_END BITNET_PRAGMA(GCC pop_options)
+#endif
+
+/* Helpers of a kernel must be inlined: out of line they would be an AVX function that is no kernel. */
+#define BITNET_INLINE static inline __attribute__((always_inline))
+#define BITNET_KERNEL static __attribute__((noinline))
+#define BITNET_PREFETCH(address) __builtin_prefetch((address), 0, 3)
+#define BITNET_ALIGN64 __attribute__((aligned(64)))
+/* A value in an x86 vector register about which the compiler then knows nothing. */
+#define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
+
+#if BITNET_X86 && !defined(BITNET_EMULATED)
+#  define BITNET_PAUSE() __builtin_ia32_pause()
+#elif BITNET_ARM && !defined(BITNET_EMULATED)
+#  define BITNET_PAUSE() __asm__ volatile("isb")
+#else
+#  define BITNET_PAUSE() ((void)0)
+#endif
+
+/* ---- questions about the machine ---- */
+
+#if BITNET_X86 && !defined(BITNET_EMULATED)
+
+static inline void bitnet_cpuid(uint32_t leaf, uint32_t r[4]) { __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]); }
+
+static inline uint64_t bitnet_xgetbv(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+#elif BITNET_ARM && !defined(BITNET_EMULATED)
+
+static inline int bitnet_has_dot_product(void) {
+#  if defined(__linux__)
+    return (getauxval(AT_HWCAP) & (1ul << 20)) != 0; /* HWCAP_ASIMDDP of asm/hwcap.h */
+#  elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) == 0 && has;
+#  else
+    return 0;
+#  endif
+}
+
+#endif
+
+#endif

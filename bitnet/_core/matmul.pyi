@@ -1,0 +1,19 @@
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet._core.packing import PackedWeight
+
+def matmul(
+    weight: PackedWeight,
+    x: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> npt.NDArray[Any]: ...
+def matmul_int(
+    weight: PackedWeight,
+    x: npt.NDArray[np.int8],
+    out: npt.NDArray[np.int32] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> npt.NDArray[Any]: ...

@@ -1,0 +1,40 @@
+# What a packing is: one fixed layout of ternary weights in memory, the same on every CPU.
+#
+# kernels/kernel.h says what panels, tiles and groups are. A packing lays out tiles of 64 bytes; a panel's tiles
+# follow one another along the columns, and panels follow one another, so that a product reads one stream.
+
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
+from libc.string cimport memcpy
+
+cdef extern from "kernels/kernel.h":
+    enum:
+        BITNET_PANEL_ROWS
+        BITNET_GROUP_COLS
+        BITNET_TILE_BYTES
+        BITNET_MAX_COLS
+        BITNET_TOKENS
+    ctypedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums,
+                                  Py_ssize_t tiles, Py_ssize_t tokens) noexcept nogil
+    ctypedef struct bitnet_kernel:
+        const char *isa
+        uint32_t needs
+        bitnet_panel panel
+
+ctypedef struct Packing:
+    const char *name
+    # Columns of a tile: 64 bytes hold 16 * tile_cols weights.
+    int tile_cols
+    # 16 rows of tiles * tile_cols weights (-1, 0, 1), `stride` apart, to and from one panel.
+    void (*pack)(const int8_t *weights, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil
+    void (*unpack)(const uint8_t *w, Py_ssize_t tiles, int8_t *weights, Py_ssize_t stride) noexcept nogil
+    # The specification of the kernels, which runs everywhere.
+    bitnet_panel portable
+    # The kernels, the preferred first; a row without a name ends the table.
+    const bitnet_kernel *kernels
+
+
+cdef inline uint32_t four_codes(const int8_t *weights) noexcept nogil:
+    """Four weights as codes, one a byte: no byte carries, as -1 + 1 is added without its top bit."""
+    cdef uint32_t four
+    memcpy(&four, weights, 4)
+    return ((four & <uint32_t>0x7f7f7f7f) + <uint32_t>0x01010101) ^ (four & <uint32_t>0x80808080)

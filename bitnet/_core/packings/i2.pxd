@@ -1,0 +1,3 @@
+from bitnet._core.packings.contract cimport Packing
+
+cdef Packing I2

@@ -1,0 +1,170 @@
+"""The team of threads, and how many of them to use.
+
+There is one team a process. It starts with the first work that can use it, its members wait for the next job by
+spinning for 0.1 ms and then sleep, and it starts anew in the child of a ``fork``. Units of work are claimed one by one,
+and all arithmetic is fixed per unit: results do not depend on the number of threads.
+"""
+
+import operator
+import os
+
+from bitnet.errors import ConfigurationError
+
+cdef extern from "team.h":
+    int TEAM_MAX_THREADS
+    void team_run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil
+    int team_prepare() noexcept nogil
+    int team_size() noexcept nogil
+
+if team_prepare() != 0:
+    raise ImportError("pthread_atfork failed: no memory is left")
+
+MAX_THREADS = TEAM_MAX_THREADS
+"""The most threads that can be asked for."""
+
+_ENVIRONMENT = ("BITNET_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+cdef void run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil:
+    team_run(task, data, units, threads)
+
+
+cdef int thread_count(object requested) except -1:
+    if requested is None:
+        return default_num_threads()
+    return _checked_count("num_threads", requested)
+
+
+def _checked_count(source, value):
+    try:
+        # A bool is an int to Python, but no number of threads.
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= TEAM_MAX_THREADS:
+        raise ConfigurationError.thread_count(source, value, TEAM_MAX_THREADS)
+    return count
+
+
+def _quota_of(group, root):
+    """CPUs that one control group may use; None where it has no limit.
+
+    Version 2 has ``cpu.max`` ("max 100000" or "150000 100000"), version 1 two files; both in microseconds.
+    """
+    try:
+        with open(f"{root}{group}/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        try:
+            with open(f"{root}{group}/cpu.cfs_quota_us", encoding="ascii") as file:
+                quota = file.read().strip()
+            with open(f"{root}{group}/cpu.cfs_period_us", encoding="ascii") as file:
+                period = file.read().strip()
+        except (OSError, ValueError):
+            return None
+    try:
+        quota, period = int(quota), int(period)
+    except ValueError:
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def cgroup_quota(proc="/proc/self/cgroup", mount="/sys/fs/cgroup"):
+    """Read how many CPUs the control groups of this process grant it.
+
+    Parameters
+    ----------
+    proc, mount : str, optional
+        Where Linux shows the groups of a process, and where they are mounted.
+
+    Returns
+    -------
+    float or None
+        The least quota of the group and of the groups above it; None where there is no limit.
+    """
+    found = []
+    try:
+        with open(proc, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = f"{mount}/{controllers}" if controllers else mount
+        parts = [part for part in group.split("/") if part]
+        # In a container the path may name a group that is not mounted here: its root is then the mount itself.
+        for depth in range(len(parts), -1, -1):
+            quota = _quota_of("".join(f"/{part}" for part in parts[:depth]), root)
+            if quota is not None:
+                found.append(quota)
+    return min(found, default=None)
+
+
+def default_num_threads():
+    """Choose the number of threads for a caller that does not.
+
+    Returns
+    -------
+    int
+        ``BITNET_NUM_THREADS``; else ``OMP_NUM_THREADS`` (of a list, the first); else the CPUs this process may run
+        on, but no more than its control group grants, rounded up.
+
+    Raises
+    ------
+    ConfigurationError
+        If the environment variable that counts is no number of threads.
+    """
+    for name in _ENVIRONMENT:
+        text = os.environ.get(name, "").partition(",")[0].strip()
+        if text:
+            return _checked_count(name, int(text) if text.isdecimal() else text)
+    return _available()
+
+
+cdef object _cpus = None
+
+
+def _available():
+    # Quotas hardly ever change in a process; reading files on every product would show.
+    global _cpus
+    if _cpus is None:
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        quota = cgroup_quota()
+        if quota is not None:
+            cpus = min(cpus, max(1, -int(-quota // 1)))
+        _cpus = max(1, min(cpus, TEAM_MAX_THREADS))
+    return _cpus
+
+
+def num_threads_started():
+    """Count the threads of the team, the caller's own included; 1 before the first parallel work.
+
+    Returns
+    -------
+    int
+    """
+    with nogil:
+        size = team_size()
+    return size
+
+
+cdef void _nothing(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    pass
+
+
+def barrier(num_threads=None, Py_ssize_t times=1):
+    """Run `times` empty jobs, to measure what handing out work costs.
+
+    Parameters
+    ----------
+    num_threads : int, optional
+    times : int, optional
+    """
+    cdef int threads = thread_count(num_threads)
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(times):
+            team_run(_nothing, NULL, threads, threads)

@@ -1,0 +1,499 @@
+"""The settings of `bitnet`: four frozen dataclasses, checked when they are made.
+
+`ModelConfig` is what a checkpoint says about its architecture, `QuantizationConfig` how numbers become ternary weights,
+`EngineConfig` how a model runs on this machine, and `GenerationConfig` how text comes out of it. All fields are
+keyword-only, and a name that is no field is refused with the name that is::
+
+    GenerationConfig(max_tokens=64)
+    # ConfigurationError: GenerationConfig has no field 'max_tokens'; use 'max_new_tokens'
+
+Whatever cannot be used raises a `ConfigurationError`, and so do fields that contradict each other. NumPy's scalars are
+stored as Python's own, lists as tuples. A ``bool`` is no number here, although Python could count with it.
+"""
+
+import dataclasses
+import functools
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from bitnet.errors import ConfigurationError
+
+__all__ = ["EngineConfig", "GenerationConfig", "ModelConfig", "QuantizationConfig"]
+
+SIZES = range(1, 2**31)  # beyond any model, and within what a signed 32-bit integer holds, as token ids are
+
+# Keys of a config.json that say nothing about the function the model computes here: who wrote the file, how the model
+# was trained, what Transformers returns. Batches are ragged, so nothing is padded.
+BOOKKEEPING = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "auto_map", "dtype",
+    "gradient_checkpointing", "id2label", "initializer_range", "label2id", "output_attentions", "output_hidden_states",
+    "pad_token_id", "pretraining_tp", "return_dict", "torch_dtype", "transformers_version", "use_cache",
+})  # fmt: skip
+
+# What a config.json leaves out, the class of its own family knows; the families differ in these.
+STATED_BY_FAMILY = ("model_type", "hidden_act", "rms_norm_eps", "rope_theta", "max_position_embeddings",
+                    "tie_word_embeddings")  # fmt: skip
+
+
+class FrozenDict(Mapping):
+    """A dictionary that cannot change and so can be hashed; it pickles, which `types.MappingProxyType` cannot."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items=()):
+        self._items = dict(items)
+
+    def __getitem__(self, name):
+        return self._items[name]
+
+    def __iter__(self):
+        return iter(self._items)
+
+    def __len__(self):
+        return len(self._items)
+
+    def __hash__(self):
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self):
+        return repr(self._items)
+
+
+def _foreign(**table):
+    """Turn ``right_name="foreign names"`` around."""
+    return FrozenDict({name: right for right, names in table.items() for name in names.split()})
+
+
+def _checks_names(cls):
+    """Let the dataclass `cls` refuse a name by a `ConfigurationError` instead of the generated `TypeError`."""
+    generated = cls.__init__  # is wrapped, not replaced, so that inspect.signature and editors still see the fields
+    required = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+
+    @functools.wraps(generated)
+    def checked(self, /, **values):
+        cls._check_names(values)
+        if missing := [name for name in required if name not in values]:
+            raise ConfigurationError.missing_fields(cls.__name__, missing)
+        generated(self, **values)
+
+    cls.__init__ = checked
+    return cls
+
+
+class _Config:
+    """What the four have in common: names, conversion, and the checks of single fields."""
+
+    @classmethod
+    def from_dict(cls, d):
+        """Make one from a dictionary of its fields, as `to_dict` writes it; fields left out have their defaults."""
+        if not isinstance(d, Mapping):
+            raise ConfigurationError.not_a_mapping(cls.__name__, d)
+        cls._check_names(d)  # before the call, which a key that is no string would make fail
+        return cls(**d)
+
+    def to_dict(self):
+        """Write the fields as dictionaries, lists and scalars for ``json.dump``; `from_dict` makes an equal object."""
+        return {field.name: _thawed(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def replace(self, **changes):
+        """Make a copy in which the named fields are changed, and check it."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def _check_names(cls, names):
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in names:
+            if name not in known:
+                raise ConfigurationError.unknown_field(cls.__name__, str(name), known, cls.FOREIGN_NAMES.get(name))
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)  # frozen for everyone but the checks
+
+    def _refused(self, name, needed):
+        return ConfigurationError.value(type(self).__name__, name, getattr(self, name), needed)
+
+    def _conflict(self, sentence):
+        return ConfigurationError.conflict(type(self).__name__, sentence)
+
+    def _whole(self, name, known, needed="", or_none=False):
+        value = getattr(self, name)
+        number = _whole(value)
+        # A range would go through all its numbers to look for None.
+        if (number is None or number not in known) and not (or_none and value is None):
+            needed = needed or f"a whole number from {known[0]} to {known[-1]}"
+            raise self._refused(name, needed + or_none * ", or None")
+        self._set(name, number)
+
+    def _real(self, name, needed, fits):
+        value = getattr(self, name)
+        try:
+            number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+        except OverflowError:
+            number = math.nan
+        if not math.isfinite(number) or not fits(number):
+            raise self._refused(name, needed)
+        self._set(name, number)
+
+    def _flag(self, name):
+        value = getattr(self, name)
+        if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+            value = bool(value)
+        if not isinstance(value, bool):
+            raise self._refused(name, "True or False")
+        self._set(name, value)
+
+    def _choice(self, name, known):
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in known:
+            raise ConfigurationError.choice(f"{type(self).__name__}.{name}", value, known)
+
+    def _token_ids(self, name, known, none):
+        """Store one id or several as a tuple, and None as `none`."""
+        value = getattr(self, name)
+        several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and _whole(value) is None
+        ids = [_whole(one) for one in (value if several else [value])]
+        if value is not None and not all(one is not None and one in known for one in ids):
+            raise self._refused(name, f"a token id from 0 to {known[-1]}, or a list of them")
+        self._set(name, none if value is None else tuple(ids))
+
+    def _strings(self, name, needed):
+        """Store one string or several as a tuple, and None as an empty one."""
+        value = getattr(self, name)
+        strings = () if value is None else (value,) if isinstance(value, str) else value
+        if not isinstance(strings, list | tuple) or not all(isinstance(one, str) and one for one in strings):
+            raise self._refused(name, needed)
+        self._set(name, tuple(strings))
+
+
+@_checks_names
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """The architecture of a model, in the names of a Hugging Face ``config.json``.
+
+    The defaults are those of the family ``bitnet``. `from_hugging_face` reads a file of any family.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Rows of the embedding, in tokens.
+    hidden_size, intermediate_size : int
+        Widths of the residual stream and of the feed-forward layer, in elements.
+    num_hidden_layers, num_attention_heads : int
+        Number of blocks, and of query heads in each.
+    num_key_value_heads : int, optional
+        Number of key and value heads; divides `num_attention_heads`, which is also the default.
+    head_dim : int, optional
+        Width of a head, in elements; even. The default is ``hidden_size // num_attention_heads``. This and
+        `num_key_value_heads` are stored as numbers, which `replace` keeps unless given None.
+    model_type : str
+        The family: the name of a module of `bitnet.models`.
+    architectures : str or list of str
+        Transformers' classes. They tell apart families of one `model_type`: 1bitLLM's ``BitnetForCausalLM`` is a llama.
+    hidden_act : {"relu2", "silu", "gelu", "gelu_pytorch_tanh"}
+        The gate's function: squared ReLU, SiLU, GELU by the error function, GELU by tanh.
+    rms_norm_eps, rope_theta : float
+        What RMSNorm adds to the mean square; base of the rotary frequencies ``theta ** (-2 * i / head_dim)``. Above 0.
+    max_position_embeddings : int
+        The longest sequence the model is meant for, in tokens.
+    tie_word_embeddings : bool
+        Whether the output head is the embedding.
+    attention_bias, mlp_bias : bool
+        Whether the projections of the attention and of the feed-forward layer add a bias.
+    bos_token_id, eos_token_id : int, optional
+        The token a text begins with and those that end it, which may be a list; None for none.
+    extra : mapping
+        What else a ``config.json`` says, as ``rope_scaling`` or ``quantization_config``; dictionaries are frozen.
+    """
+
+    FOREIGN_NAMES: ClassVar = _foreign(
+        vocab_size="n_vocab", hidden_size="dim d_model n_embd", intermediate_size="ffn_dim d_ff n_ff n_inner",
+        num_hidden_layers="n_layers num_layers n_layer", num_attention_heads="n_heads num_heads n_head",
+        num_key_value_heads="n_kv_heads num_kv_heads n_head_kv", head_dim="d_head head_size", model_type="arch",
+        architectures="architecture", hidden_act="activation activation_function hidden_activation",
+        rms_norm_eps="eps norm_eps layer_norm_eps", rope_theta="theta rope_base rope_freq_base",
+        max_position_embeddings="n_ctx context_length max_seq_len", tie_word_embeddings="tie_embeddings tied",
+        attention_bias="use_bias", bos_token_id="bos_id", eos_token_id="eos_id eos_token_ids",
+    )  # fmt: skip
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    model_type: str = "bitnet"
+    architectures: str | Iterable[str] = ()
+    hidden_act: str = "relu2"
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 500000.0
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | Iterable[int] | None = ()
+    extra: Mapping = FrozenDict()
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                self._whole(field.name, SIZES)
+            elif field.type is float:
+                self._real(field.name, "a finite number above 0", lambda number: number > 0)
+            elif field.type is bool:
+                self._flag(field.name)
+        for name in ("num_key_value_heads", "head_dim"):
+            self._whole(name, SIZES, or_none=True)
+        heads = self.num_attention_heads
+        self._set("num_key_value_heads", self.num_key_value_heads or heads)
+        if heads % self.num_key_value_heads:
+            raise self._conflict(f"{self.num_key_value_heads} key/value heads do not divide {heads} attention heads")
+        if self.head_dim is None and self.hidden_size % heads:
+            raise self._conflict(f"{heads} heads do not divide hidden_size, {self.hidden_size}; set head_dim")
+        self._set("head_dim", self.head_dim or self.hidden_size // heads)
+        if self.head_dim % 2:
+            raise self._refused("head_dim", "even, because the rotary embedding turns pairs of elements")
+        if not isinstance(self.model_type, str) or not self.model_type:
+            raise self._refused("model_type", "the name of a family, such as 'bitnet'")
+        self._strings("architectures", "a class name or a list of them")
+        self._choice("hidden_act", ("relu2", "silu", "gelu", "gelu_pytorch_tanh"))
+        self._whole("bos_token_id", range(self.vocab_size), or_none=True)
+        self._token_ids("eos_token_id", range(self.vocab_size), none=())
+        if not isinstance(self.extra, Mapping) or not _is_json(self.extra):
+            raise self._refused("extra", "a mapping of names to values that JSON can hold")
+        self._set("extra", _frozen(self.extra))
+        for field in dataclasses.fields(self):
+            if field.name in self.extra:
+                raise self._conflict(f"extra has '{field.name}', which is a field; set that instead")
+
+    @classmethod
+    def from_hugging_face(cls, d, **defaults):
+        """Read the dictionary of a ``config.json``.
+
+        Such a file mixes three kinds of keys. Fields are checked. `BOOKKEEPING` cannot change what the model computes
+        and is dropped. All others are kept in `extra`, because only the reader of the family can know what they do to
+        the function; `from_dict` stays strict. The ``rope_theta`` in Transformers 5's ``rope_parameters`` is the field;
+        what else these say stays in `extra`.
+
+        Parameters
+        ----------
+        d : mapping
+            The file's content. A null says what a missing key says.
+        **defaults
+            Fields that hold where the file says nothing. A family passes what its own class in Transformers assumes.
+            If neither names one of `STATED_BY_FAMILY`, that is an error: a guess would run the wrong function.
+        """
+        if not isinstance(d, Mapping):
+            raise ConfigurationError.not_a_mapping(cls.__name__, d)
+        cls._check_names(defaults)
+        read = {name: value for name, value in d.items() if value is not None and name not in BOOKKEEPING}
+        rope = read.get("rope_parameters")
+        if isinstance(rope, Mapping) and "rope_theta" in rope:
+            theta, other = rope["rope_theta"], read.setdefault("rope_theta", rope["rope_theta"])
+            if theta != other:
+                raise ConfigurationError.conflict(cls.__name__, f"rope_theta is {other}, in rope_parameters {theta}")
+            if rope == {"rope_theta": theta, "rope_type": "default"}:
+                del read["rope_parameters"]
+        own = {field.name for field in dataclasses.fields(cls)} - {"extra"}
+        fields = {**defaults, **{name: value for name, value in read.items() if name in own}}
+        if missing := [name for name in STATED_BY_FAMILY if name not in fields]:
+            raise ConfigurationError.missing_fields(cls.__name__, missing)
+        fields["extra"] = {**defaults.get("extra", {}), **{name: read[name] for name in read if name not in own}}
+        return cls(**fields)
+
+
+@_checks_names
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationConfig(_Config):
+    """How numbers become ternary weights and 8-bit activations.
+
+    Parameters
+    ----------
+    weight_bits : float
+        Information in a weight, in bits: 1.58, for ``log2(3)``, which is ternary. 2 means the same and is stored so.
+    activation_bits : int
+        Bits of a quantised activation; 8.
+    symmetric : bool
+        Whether zero stays zero, without an offset; True.
+    per_channel : bool
+        Whether each row of a weight has a scale of its own, rather than the whole weight one.
+    group_size : {None, 64, 128}
+        Number of neighbouring columns of a row that share a scale; None for no groups. Excludes `per_channel`.
+    method : {"absmean"}
+        What the scale is: the mean of the absolute values it stands for.
+    """
+
+    FOREIGN_NAMES: ClassVar = _foreign(
+        weight_bits="bit_width bits wbits w_bits nbits", activation_bits="abits a_bits input_bits",
+        symmetric="use_symmetric sym", per_channel="use_per_channel channelwise per_row",
+        group_size="groupsize block_size", method="quant_method quantization_method",
+    )  # fmt: skip
+
+    weight_bits: float = 1.58
+    activation_bits: int = 8
+    symmetric: bool = True
+    per_channel: bool = False
+    group_size: int | None = None
+    method: str = "absmean"
+
+    def __post_init__(self):
+        needed = "1.58 (or 2, which means the same), because this package quantizes weights to ternary"
+        self._real("weight_bits", needed, lambda bits: bits == 2 or abs(bits - 1.58) < 0.006)  # so is log2(3)
+        self._set("weight_bits", 1.58)
+        self._whole("activation_bits", (8,), "8, because the kernels multiply ternary weights by int8 activations")
+        self._flag("symmetric")
+        if not self.symmetric:
+            raise self._refused("symmetric", "True, because the codes -1, 0 and 1 have no offset")
+        self._flag("per_channel")
+        self._whole("group_size", (64, 128), "64 or 128 columns", or_none=True)
+        if self.per_channel and self.group_size:
+            raise self._conflict(f"per_channel is one scale a row, group_size {self.group_size} is several; set one")
+        self._choice("method", ("absmean",))
+
+
+@_checks_names
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig(_Config):
+    """How a model runs on this machine.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu"}
+        Where it runs; "auto" takes the best device there is.
+    num_threads : int, optional
+        Threads that compute together, 1 to 1024. None takes ``BITNET_NUM_THREADS``, or what this process may use.
+    packing : {"auto", "i2", "t5"}
+        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is fast here.
+    kv_dtype : {"float16", "float32"}
+        Type of the cached keys and values: 2 or 4 bytes an element.
+    head_dtype : {"int8", "float16", "bfloat16", "float32"}
+        Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
+    """
+
+    FOREIGN_NAMES: ClassVar = _foreign(
+        device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
+        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype",
+    )  # fmt: skip
+
+    device: str = "auto"
+    num_threads: int | None = None
+    packing: str = "auto"
+    kv_dtype: str = "float16"
+    head_dtype: str = "int8"
+
+    def __post_init__(self):
+        self._choice("device", ("auto", "cpu"))
+        self._whole("num_threads", range(1, 1025), or_none=True)
+        self._choice("packing", ("auto", "i2", "t5"))
+        self._choice("kv_dtype", ("float16", "float32"))
+        self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
+
+
+@_checks_names
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig(_Config):
+    """How tokens are chosen, and when to stop, with Transformers' names and defaults except where said.
+
+    Parameters
+    ----------
+    max_new_tokens, min_new_tokens : int
+        The most tokens to generate (256 is our default), and how many before anything may end the text.
+    do_sample : bool
+        Whether to draw the next token, or take the most likely; then a field that only drawing reads may not be set.
+    temperature : float
+        Logits are divided by it; above 0.
+    top_k : int, optional
+        Draw from so many most likely tokens. 0 and None draw from all, and are stored as None.
+    top_p : float
+        Draw from the most likely tokens that together have this probability; above 0, and 1 for all.
+    min_p : float, optional
+        Draw from the tokens at least so likely, as a share of the most likely one. 0 and None as for `top_k`.
+    repetition_penalty : float
+        Divides positive logits of tokens that occurred, and multiplies negative ones; above 0, and 1 for none.
+    eos_token_id : int or list of int, optional
+        Tokens that end the text; None for those of the model, an empty list for none.
+    stop_strings : str or list of str, optional
+        Strings that end the text when they appear in it.
+    seed : int, optional
+        Seed of the drawing, 0 to ``2**64 - 1``; None for a fresh one each time. Ours: Transformers' seed is global.
+    """
+
+    FOREIGN_NAMES: ClassVar = _foreign(
+        max_new_tokens="max_tokens n_predict num_predict max_length max_completion_tokens", min_new_tokens="min_tokens",
+        do_sample="sample sampling greedy", temperature="temp", top_k="topk", top_p="topp nucleus", min_p="minp",
+        repetition_penalty="repeat_penalty", seed="random_seed rng_seed manual_seed",
+        eos_token_id="eos eos_id eos_token_ids stop_token_ids", stop_strings="stop stop_words stop_sequences",
+    )  # fmt: skip
+
+    # The fields that only drawing reads, with the value by which each changes nothing.
+    NEUTRAL: ClassVar = FrozenDict({"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": None})
+
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    eos_token_id: int | Iterable[int] | None = None
+    stop_strings: str | Iterable[str] | None = None
+    seed: int | None = None
+
+    def __post_init__(self):
+        self._whole("max_new_tokens", SIZES)
+        self._whole("min_new_tokens", range(SIZES.stop))
+        self._flag("do_sample")
+        self._real("temperature", "a finite number above 0 (do_sample=False draws nothing)", lambda number: number > 0)
+        self._whole("top_k", range(SIZES.stop), or_none=True)
+        self._real("top_p", "above 0 and at most 1", lambda number: 0 < number <= 1)
+        if self.min_p is not None:
+            self._real("min_p", "from 0 to 1, or None", lambda number: 0 <= number <= 1)
+        for name in ("top_k", "min_p"):
+            self._set(name, getattr(self, name) or None)
+        self._real("repetition_penalty", "a finite number above 0", lambda number: number > 0)
+        self._token_ids("eos_token_id", range(SIZES.stop), none=None)
+        self._strings("stop_strings", "a string or a list of strings, none of them empty")
+        self._whole("seed", range(2**64), or_none=True)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise self._conflict(f"min_new_tokens is {self.min_new_tokens}, max_new_tokens only {self.max_new_tokens}")
+        for name, neutral in () if self.do_sample else self.NEUTRAL.items():
+            if (value := getattr(self, name)) not in (neutral, getattr(type(self), name)):
+                raise self._conflict(f"{name} is {value!r}, which is of use only with do_sample=True")
+
+    def replace(self, **changes):
+        """Make a changed copy. Turning `do_sample` off resets what only drawing reads, unless `changes` names it."""
+        if self.do_sample and not changes.get("do_sample", True):
+            changes = {**{name: getattr(type(self), name) for name in self.NEUTRAL}, **changes}
+        return super().replace(**changes)
+
+
+def _whole(value):
+    """`value` as a Python int; None when it is no whole number."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _is_json(value):
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
+    items, scalar = isinstance(value, list | tuple), isinstance(value, bool | int | float | str | None)
+    return all(map(_is_json, value)) if items else scalar
+
+
+def _frozen(value):
+    if isinstance(value, Mapping):
+        return FrozenDict({name: _frozen(item) for name, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value):
+    if isinstance(value, Mapping):
+        return {name: _thawed(item) for name, item in value.items()}
+    return [_thawed(item) for item in value] if isinstance(value, tuple) else value

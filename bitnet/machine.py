@@ -1,0 +1,133 @@
+"""What this machine can do: instruction sets, threads, and its limits, measured. The face of ``_core/cpu.pyx``,
+``_core/threads.pyx`` and ``_core/probe.pyx``."""
+
+import os
+import platform
+from dataclasses import dataclass
+
+from bitnet._core import cpu, packing, quant, threads
+from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
+from bitnet._core.threads import cgroup_quota, default_num_threads
+from bitnet.errors import ConfigurationError
+
+__all__ = [
+    "Machine",
+    "ReadBandwidth",
+    "cgroup_quota",
+    "default_num_threads",
+    "describe",
+    "kernels",
+    "multiply_instruction",
+    "multiply_peak",
+    "possible_isas",
+    "select_isa",
+]
+
+possible_isas = cpu.possible_isas
+select_isa = cpu.select_isa
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `describe` found.
+
+    Attributes
+    ----------
+    cpu : str
+        The CPU by its maker's name.
+    architecture, system : str
+        As ``x86_64`` and ``Linux-6.1``.
+    features : tuple of str
+        CPU features that kernels can use.
+    isas : tuple of str
+        Instruction sets that can be selected, the largest first.
+    isa : str or None
+        The one in use; None if ``BITNET_ISA`` asks for an impossible one.
+    kernels : dict of str to str
+        The kernel in use for each packing and for quantisation; empty where `isa` is None.
+    cpus : int
+        CPUs that this process may run on.
+    cgroup_quota : float or None
+        CPUs that its control group grants; None where there is no limit.
+    num_threads : int or None
+        Threads used by default; None if the environment asks for an impossible number.
+    last_level_cache_bytes : int
+    huge_pages : str
+        ``always``, ``madvise``, ``never`` or ``unknown``: what the system does with large blocks.
+    problems : tuple of str
+        Sentences about settings that cannot be used.
+    """
+
+    cpu: str
+    architecture: str
+    system: str
+    features: tuple
+    isas: tuple
+    isa: str | None
+    kernels: dict
+    cpus: int
+    cgroup_quota: float | None
+    num_threads: int | None
+    last_level_cache_bytes: int
+    huge_pages: str
+    problems: tuple
+
+
+def kernels():
+    """Name the kernels in use.
+
+    Returns
+    -------
+    dict of str to str
+        For each packing, and for ``"quant"``: the instruction set of its kernel.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``BITNET_ISA`` names an instruction set that cannot run here.
+    """
+    found = {name: packing.kernel_name(name).partition("-")[2] for name in packing.PACKINGS}
+    return found | {"quant": quant.kernel_name()}
+
+
+def describe():
+    """Look at this machine; nothing is measured.
+
+    Returns
+    -------
+    Machine
+        A setting that cannot be used is told in `problems`, not raised.
+    """
+    problems = []
+
+    def tried(function):
+        try:
+            return function()
+        except ConfigurationError as error:
+            problems.append(error.message)
+            return None
+
+    isa, num_threads = tried(cpu.isa), tried(default_num_threads)
+    return Machine(
+        cpu=cpu.brand(),
+        architecture=platform.machine(),
+        system=platform.platform(terse=True),
+        features=cpu.features(),
+        isas=cpu.possible_isas(),
+        isa=isa,
+        kernels=kernels() if isa else {},
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cgroup_quota=threads.cgroup_quota(),
+        num_threads=num_threads,
+        last_level_cache_bytes=cpu.last_level_cache_bytes(),
+        huge_pages=_huge_pages(),
+        problems=tuple(problems),
+    )
+
+
+def _huge_pages():
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
+            return file.read().partition("[")[2].partition("]")[0] or "unknown"
+    except OSError:
+        return "unknown"

@@ -1,0 +1,110 @@
+"""Numbers to codes and back, for users: the face of ``_core/quant.pyx``, which has the formulas."""
+
+import numpy as np
+
+from bitnet._core import quant as _core
+from bitnet.config import QuantizationConfig
+from bitnet.errors import ShapeError, TensorError
+
+__all__ = ["dequantize", "quantize_activations", "quantize_weights"]
+
+
+def quantize_weights(w, config=None, *, num_threads=None):
+    """Round a float weight to ternary codes by its mean magnitude (absmean).
+
+    Parameters
+    ----------
+    w : ndarray of float32, shape (rows, cols)
+        C-contiguous and finite.
+    config : QuantizationConfig, optional
+        Whether the weight, each row, or each group of columns has a scale; by default the weight.
+    num_threads : int, optional
+
+    Returns
+    -------
+    codes : ndarray of int8, shape (rows, cols)
+        -1, 0 or 1.
+    scale : ndarray of float32, shape (), (rows,) or (rows, groups)
+        What a code of 1 stands for: ``w`` is close to `dequantize` of the two.
+
+    Raises
+    ------
+    QuantizationError
+        If a number is not finite; the message says where.
+    TensorError, ShapeError
+        If `w` is not such an array.
+
+    Notes
+    -----
+    m = max(mean |w|, 1e-5), s = 1 / m, codes = clamp(round(w s), -1, 1) with halves to even, scale = 1 / s; in
+    float32, the mean summed in double.
+
+    References
+    ----------
+    Ma et al., The Era of 1-bit LLMs, arXiv:2402.17764, section 2.
+    """
+    config = config or QuantizationConfig()
+    s = _core.reciprocal_scales(w, config.per_channel, config.group_size, num_threads)
+    return _core.ternarize(w, s, config.group_size, num_threads), np.float32(1) / s
+
+
+def quantize_activations(x, *, out=None, num_threads=None):
+    """Quantise each token to int8 by its largest magnitude (absmax).
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (..., cols)
+        The last axis is one token. C-contiguous and finite.
+    out : ndarray of int8, shape (..., cols), optional
+        Where to write the integers.
+    num_threads : int, optional
+
+    Returns
+    -------
+    q : ndarray of int8, shape (..., cols)
+        -127 to 127.
+    scale : ndarray of float32, shape (...)
+        `x` is close to ``q * scale[..., None]``, within half a scale.
+
+    Raises
+    ------
+    QuantizationError
+        If a number is not finite; the message says where.
+    TensorError, ShapeError
+        If an array has the wrong dtype, layout or shape.
+
+    Notes
+    -----
+    a = 127 / max(max |x|, 1e-5), q = round(x a) with halves to even, scale = 1 / a; in float32.
+    """
+    return _core.quantize_activations(x, out, num_threads)
+
+
+def dequantize(codes, scale, *, group_size=None):
+    """Multiply codes with their scales.
+
+    Parameters
+    ----------
+    codes : ndarray of int8, shape (rows, cols) or (..., cols)
+    scale : array of float32
+        For weights of shape (), (rows,), or (rows, groups) with `group_size`; for activations of shape (...).
+    group_size : int, optional
+        Columns that share a scale.
+
+    Returns
+    -------
+    ndarray of float32, shape of `codes`
+    """
+    if not isinstance(codes, np.ndarray):
+        raise TensorError.not_an_array("codes", codes)
+    scale = np.asarray(scale, np.float32)
+    if group_size is not None:
+        needed = (len(codes), -(-codes.shape[-1] // group_size))
+        if scale.shape != needed:
+            raise ShapeError.mismatch("scale", needed, scale.shape)
+        scale = np.repeat(scale, group_size, axis=1)[:, : codes.shape[-1]]
+    elif scale.ndim:
+        if scale.shape != codes.shape[:-1]:
+            raise ShapeError.mismatch("scale", codes.shape[:-1], scale.shape)
+        scale = scale[..., None]
+    return codes.astype(np.float32) * scale

@@ -1,0 +1,269 @@
+"""A ternary weight you can multiply with: the public face of the kernels."""
+
+import numpy as np
+
+from bitnet._core import cpu, matmul, quant, threads
+from bitnet._core import packing as packings
+from bitnet.config import QuantizationConfig
+from bitnet.errors import ConfigurationError
+from bitnet.quant import dequantize
+
+__all__ = ["TernaryWeight"]
+
+
+class TernaryWeight:
+    """An immutable matrix of ternary weights, packed for products with int8 activations.
+
+    Made by `from_float` or `from_codes`. Safe to use from several threads at the same time.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (rows, cols): outputs and inputs.
+    packing : str
+        ``"i2"`` (2 bits a weight) or ``"t5"`` (1.6 bits).
+    scale : ndarray of float32, shape (), (rows,) or (rows, groups)
+        What a code of 1 stands for. Read-only.
+    group_size : int or None
+        Columns that share a scale, where a row has several.
+    nbytes : int
+        Bytes of the packed codes, padding included.
+
+    Examples
+    --------
+    >>> import numpy as np, bitnet
+    >>> w = bitnet.TernaryWeight.from_codes(np.array([[1, -1, 0], [1, 1, 1]], np.int8), scale=0.5)
+    >>> w.matmul_int(np.array([3, 4, 5], np.int8))
+    array([-1, 12], dtype=int32)
+    """
+
+    __slots__ = ("_packed",)
+
+    def __init__(self):
+        raise TypeError("a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()")
+
+    @classmethod
+    def _of(cls, packed):
+        weight = object.__new__(cls)
+        weight._packed = packed
+        return weight
+
+    @classmethod
+    def from_float(cls, w, config=None, packing="auto", *, num_threads=None):
+        """Quantise a float weight to ternary and pack it.
+
+        Parameters
+        ----------
+        w : ndarray of float32, shape (rows, cols)
+            C-contiguous and finite.
+        config : QuantizationConfig, optional
+            Whether the weight, each row, or each group of columns has a scale; by default the weight.
+        packing : {"auto", "i2", "t5"}, optional
+            ``"auto"`` is `choose_packing`.
+        num_threads : int, optional
+
+        Returns
+        -------
+        TernaryWeight
+
+        Raises
+        ------
+        QuantizationError
+            If a number is not finite; the message says where.
+        TensorError, ShapeError
+            If `w` is not such an array.
+        KernelError
+            If the packing is unknown, or cannot have the groups of `config`.
+        """
+        config = config or QuantizationConfig()
+        if not isinstance(config, QuantizationConfig):
+            raise ConfigurationError.value("TernaryWeight.from_float", "config", config, "a QuantizationConfig")
+        s = quant.reciprocal_scales(w, config.per_channel, config.group_size, num_threads)
+        name = choose_packing(w.shape, config.group_size) if packing == "auto" else packing
+        return cls._of(packings.pack_numbers(w, s, name, config.group_size, num_threads))
+
+    @classmethod
+    def from_codes(cls, codes, scale, packing="auto", *, group_size=None, num_threads=None):
+        """Pack ternary codes.
+
+        Parameters
+        ----------
+        codes : ndarray of int8, shape (rows, cols)
+            -1, 0 or 1. C-contiguous.
+        scale : float or array of float, shape (), (rows,) or (rows, groups)
+            What a code of 1 stands for.
+        packing : {"auto", "i2", "t5"}, optional
+            ``"auto"`` is `choose_packing`.
+        group_size : {None, 64, 128}, optional
+            Columns that share a scale.
+        num_threads : int, optional
+
+        Returns
+        -------
+        TernaryWeight
+
+        Raises
+        ------
+        QuantizationError
+            If a code is not ternary, or a scale not finite; the message says where.
+        TensorError, ShapeError
+            If an array does not fit.
+        KernelError
+            If the packing is unknown, or cannot have such groups.
+        """
+        name = choose_packing(np.shape(codes), group_size) if packing == "auto" else packing
+        return cls._of(packings.pack_codes(codes, scale, name, group_size, num_threads))
+
+    @property
+    def shape(self):
+        return (self._packed.rows, self._packed.cols)
+
+    @property
+    def packing(self):
+        return self._packed.packing
+
+    @property
+    def scale(self):
+        return self._packed.scale
+
+    @property
+    def group_size(self):
+        return self._packed.group_size
+
+    @property
+    def nbytes(self):
+        return self._packed.nbytes
+
+    def matmul(self, x, *, out=None, num_threads=None):
+        """Multiply activations with the weight: quantise them to int8, multiply exactly, scale.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (..., cols)
+            The last axis is one token. C-contiguous and finite.
+        out : ndarray of float32, shape (..., rows), optional
+            Where to write the result.
+        num_threads : int, optional
+            At most so many threads; by default ``BITNET_NUM_THREADS``, ``OMP_NUM_THREADS`` or the CPUs of this
+            process. The result does not depend on it.
+
+        Returns
+        -------
+        ndarray of float32, shape (..., rows)
+            About ``x @ dequantize().T``.
+
+        Raises
+        ------
+        QuantizationError
+            If a number of `x` is not finite; the message says where.
+        TensorError, ShapeError
+            If an array does not fit.
+
+        Notes
+        -----
+        y = float32(sum) * (scale * (1 / a)), where sum is the exact int32 product of the codes and of
+        q = round(x a), and a = 127 / max(max |x|, 1e-5).
+        """
+        return matmul.matmul(self._packed, x, out, num_threads)
+
+    def matmul_int(self, x, *, out=None, num_threads=None):
+        """Multiply integers with the codes; the scale takes no part.
+
+        Parameters
+        ----------
+        x : ndarray of int8, shape (..., cols)
+        out : ndarray of int32, shape (..., rows), optional
+        num_threads : int, optional
+
+        Returns
+        -------
+        ndarray of int32, shape (..., rows)
+            Exact: the same bits for each packing, instruction set and number of threads.
+        """
+        return matmul.matmul_int(self._packed, x, out, num_threads)
+
+    def codes(self):
+        """Unpack the codes.
+
+        Returns
+        -------
+        ndarray of int8, shape (rows, cols)
+            -1, 0 or 1.
+        """
+        return self._packed.unpack()
+
+    def dequantize(self):
+        """Unpack the weight as numbers.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, cols)
+            Codes times scales.
+        """
+        return dequantize(self.codes(), self.scale, group_size=self.group_size)
+
+    def repack(self, packing):
+        """Make the same weight in another packing.
+
+        Parameters
+        ----------
+        packing : {"auto", "i2", "t5"}
+
+        Returns
+        -------
+        TernaryWeight
+        """
+        return type(self).from_codes(self.codes(), self.scale, packing, group_size=self.group_size)
+
+    def __eq__(self, other):
+        if not isinstance(other, TernaryWeight):
+            return NotImplemented
+        return (
+            self.shape == other.shape
+            and self.group_size == other.group_size
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.codes(), other.codes())
+        )
+
+    __hash__ = None
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self  # immutable
+
+    def __reduce__(self):
+        packed = self._packed
+        data = np.array(packed.packed_bytes)
+        return (_from_packed_bytes, (type(self), data, self.shape, np.array(self.scale), self.packing, self.group_size))
+
+    def __repr__(self):
+        scales = {0: "one scale", 1: "a scale per row", 2: f"a scale per {self.group_size} columns"}[self.scale.ndim]
+        return f"TernaryWeight(shape={self.shape}, packing='{self.packing}', {scales}, nbytes={self.nbytes:,})"
+
+
+def _from_packed_bytes(cls, data, shape, scale, name, group_size):
+    return cls._of(packings.from_packed_bytes(data, *shape, scale, name, group_size))
+
+
+def choose_packing(shape, group_size=None):
+    """Choose a packing for one weight on this machine.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    group_size : int, optional
+        Columns that share a scale.
+
+    Returns
+    -------
+    str
+        ``"t5"``, which reads 20 % fewer bytes, for a weight larger than the last-level cache where several threads
+        share the memory and its codes are decoded by look-ups (AVX512-VBMI); else ``"i2"``, which takes fewer
+        instructions (``bench/README.md`` has the figures).
+    """
+    rows, cols = shape if len(shape) == 2 else (0, 0)
+    is_streamed = rows * cols // 4 > cpu.last_level_cache_bytes()
+    is_fast = packings.kernel_name("t5") == "t5-avx512vbmi" and threads.default_num_threads() > 1
+    return "t5" if group_size is None and is_streamed and is_fast else "i2"

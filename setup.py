@@ -1,0 +1,65 @@
+"""Build the Cython core. Everything else is in pyproject.toml.
+
+Environment
+-----------
+BITNET_DEBUG=1
+    Bounds checks in Cython, no optimisation, assertions in C.
+BITNET_SANITIZE=address,undefined
+    Compile with these sanitizers of the C compiler (tests/variants.sh says how to run the result).
+"""
+
+import os
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("BITNET_DEBUG", "") not in ("", "0")
+SANITIZE = os.environ.get("BITNET_SANITIZE", "")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "wraparound": False,
+    "cdivision": not DEBUG,
+    "embedsignature": True,
+    "binding": True,
+    "freethreading_compatible": True,
+}
+
+# The floor of the ABI, never the machine that builds: what is faster is chosen when the program runs (cpu.pyx).
+FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wno-unused-function"]
+FLAGS += ["-O1", "-g", "-UNDEBUG", "-DBITNET_DEBUG=1"] if DEBUG else ["-O3", "-DNDEBUG"]
+# Reassociating or contracting float operations would give each compiler its own last bit.
+FLAGS += ["-ffp-contract=off"]
+LINK = ["-pthread"]
+if SANITIZE:
+    FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
+    LINK += [f"-fsanitize={SANITIZE}"]
+
+SHARED = "bitnet._core._cyutility"
+HEADERS = glob("bitnet/_core/*.h") + glob("bitnet/_core/kernels/*.h")
+
+
+def extension(name, source):
+    return Extension(
+        name, [source], include_dirs=["bitnet/_core"], depends=HEADERS, extra_compile_args=FLAGS, extra_link_args=LINK
+    )
+
+
+modules = [
+    extension(path.removesuffix(".pyx").replace(os.sep, "."), path)
+    for path in sorted(glob("bitnet/_core/**/*.pyx", recursive=True))
+]
+modules.append(extension(SHARED, "bitnet/_core/_cyutility.c"))
+
+setup(
+    ext_modules=cythonize(
+        modules,
+        compiler_directives=DIRECTIVES,
+        shared_utility_qualified_name=SHARED,
+        nthreads=0,
+    ),
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)

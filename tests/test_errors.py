@@ -1,0 +1,356 @@
+"""Every exception, every sentence.
+
+`SENTENCES` names each constructor of each class. A constructor without a row here fails
+`test_every_constructor_has_a_sentence`.
+"""
+
+import builtins
+import copy
+import datetime
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+from bitnet import errors
+from bitnet.errors import BitNetError, ConfigurationError, ErrorContext, KernelError, ShapeError
+
+# (class, constructor, its arguments, the sentence). A constructor whose sentence has several forms has several rows.
+SENTENCES = [
+    ("ConfigurationError", "unknown_field", {"owner": "EngineConfig", "name": "threads", "known": ["num_threads"],
+                                             "right": "num_threads"},
+     "EngineConfig has no field 'threads'; use 'num_threads'"),
+    ("ConfigurationError", "unknown_field", {"owner": "EngineConfig", "name": "divice", "known": ["device", "packing"]},
+     "EngineConfig has no field 'divice'; use 'device'"),
+    ("ConfigurationError", "unknown_field", {"owner": "EngineConfig", "name": "xyzzy", "known": ["device", "packing"]},
+     "EngineConfig has no field 'xyzzy'; it has 'device', 'packing'"),
+    ("ConfigurationError", "missing_fields", {"owner": "ModelConfig", "names": ["vocab_size"]},
+     "ModelConfig needs 'vocab_size'; it was not given"),
+    ("ConfigurationError", "missing_fields", {"owner": "ModelConfig", "names": ["vocab_size", "hidden_size"]},
+     "ModelConfig needs 'vocab_size', 'hidden_size'; they were not given"),
+    ("ConfigurationError", "not_a_mapping", {"owner": "ModelConfig", "got": ["a"]},
+     "ModelConfig is made from a dictionary of its fields, not from list"),
+    ("ConfigurationError", "value", {"owner": "GenerationConfig", "name": "top_p", "got": 1.5, "needed": "at most 1"},
+     "GenerationConfig.top_p is 1.5; it must be at most 1"),
+    ("ConfigurationError", "conflict", {"owner": "ModelConfig", "sentence": "3 heads do not divide 20"},
+     "ModelConfig: 3 heads do not divide 20"),
+    ("ConfigurationError", "choice", {"name": "device", "got": "tpu", "known": ["auto", "cpu"]},
+     "device is 'tpu'; it must be one of 'auto', 'cpu'"),
+    ("ConfigurationError", "choice", {"name": "group_size", "got": 3, "known": [64, 128]},
+     "group_size is 3; it must be one of 64, 128"),
+    ("ConfigurationError", "isa", {"got": "avx512vnni", "possible": ["avx2", "portable"],
+                                   "known": ["portable", "avx2", "avx512vnni"]},
+     "BITNET_ISA is 'avx512vnni', but this CPU can run only avx2, portable"),
+    ("ConfigurationError", "isa", {"got": "mmx", "possible": ["avx2", "portable"], "known": ["portable", "avx2"]},
+     "BITNET_ISA is 'mmx', which names no instruction set; this CPU can run avx2, portable"),
+    ("ConfigurationError", "thread_count", {"source": "BITNET_NUM_THREADS", "got": "many", "limit": 1024},
+     "BITNET_NUM_THREADS is 'many'; it must be a whole number of threads from 1 to 1024"),
+    ("ConfigurationError", "missing_extra", {"library": "torch", "extra": "train", "purpose": "training"},
+     "training needs 'torch', which is not installed; install it with: pip install 'bitnet-runtime[train]'"),
+    ("TensorError", "not_an_array", {"what": "x", "got": [1]}, "x must be a NumPy array, not list"),
+    ("TensorError", "dtype", {"what": "x", "expected": np.dtype("int8"), "got": np.dtype("float64")},
+     "x has dtype float64; it must be int8 (convert it with .astype(np.int8))"),
+    ("TensorError", "not_contiguous", {"what": "w", "shape": (4, 8), "strides": (1, 4)},
+     "w of shape (4, 8) is not C-contiguous (strides (1, 4)); pass np.ascontiguousarray of it"),
+    ("TensorError", "read_only", {"what": "out"},
+     "out is read-only, and the result is to be written there; pass a writable array"),
+    ("TensorError", "overlap", {"what": "out", "other": "x"},
+     "out shares memory with x; pass an array of its own"),
+    ("ShapeError", "mismatch", {"what": "x", "expected": (4, 2560), "got": (np.int64(4), 2500)},
+     "x has shape (4, 2500); it must be (4, 2560)"),
+    ("ShapeError", "dimensions", {"what": "w", "expected": "(rows, cols)", "got": (4,)},
+     "w has shape (4,); it must have shape (rows, cols)"),
+    ("ShapeError", "columns", {"weight": "'layers.3.mlp.down_proj'", "cols": 6912, "got": 6900},
+     "cannot multiply 'layers.3.mlp.down_proj': the weight has 6912 columns, the input 6900"),
+    ("ShapeError", "empty", {"what": "w", "got": (0, 8)},
+     "w has shape (0, 8); it needs at least one row and one column"),
+    ("ShapeError", "too_large", {"what": "cols", "got": 20000000, "limit": 16777215, "unit": "columns"},
+     "cols is 20000000; the limit is 16777215 columns"),
+    ("QuantizationError", "not_finite", {"what": "w", "value": np.float32("nan"), "index": (1, np.int64(2))},
+     "w has NaN at index (1, 2); only finite numbers can be quantised"),
+    ("QuantizationError", "not_finite", {"what": "w", "value": float("-inf"), "index": (3,)},
+     "w has -inf at index (3); only finite numbers can be quantised"),
+    ("QuantizationError", "not_ternary", {"what": "t", "value": 2, "index": (0, 5)},
+     "t has 2 at index (0, 5); ternary codes are -1, 0 and 1"),
+    ("QuantizationError", "unused_code", {"what": "w", "index": (7, 8)},
+     "w has the unused 2-bit code 3 for the weight at index (7, 8); "
+     "the bytes are damaged or are not packed ternary weights"),
+    ("QuantizationError", "scale", {"what": "weight_scale", "value": float("inf")},
+     "weight_scale is inf; a scale must be a finite number"),
+    ("QuantizationError", "scale", {"what": "scales", "value": float("nan"), "index": (4,)},
+     "scales is NaN at index (4); a scale must be a finite number"),
+    ("KernelError", "unknown_packing", {"got": "q4", "known": ["i2", "t5"]},
+     "no packing is known as 'q4' (known: i2, t5)"),
+    ("KernelError", "group_scales", {"packing": "t5", "group_size": 64, "tile_cols": 160, "fitting": "i2"},
+     "packing 't5' stores 160 columns a tile, so groups of 64 columns cannot have scales of their own; "
+     "use packing 'i2'"),
+    ("MemoryError", "allocation", {"nbytes": 1000, "what": "the pool"},
+     "cannot allocate 1000 B for the pool: the operating system refused"),
+    ("MemoryError", "allocation", {"nbytes": 1536 * 1024**2, "what": "the key/value cache"},
+     "cannot allocate 1.5 GiB for the key/value cache: the operating system refused"),
+    ("MemoryError", "overflow", {"what": "w", "sizes": [2**40, 2**40]},
+     "cannot allocate 1099511627776 x 1099511627776 bytes for w: the size does not fit in an address"),
+]  # fmt: skip
+
+SECOND_BASES = {
+    "ConfigurationError": ValueError,
+    "TensorError": TypeError,
+    "ShapeError": ValueError,
+    "QuantizationError": ValueError,
+    "KernelError": RuntimeError,
+    "MemoryError": builtins.MemoryError,
+    "DeviceError": RuntimeError,
+    "FormatError": ValueError,
+    "ModelLoadError": RuntimeError,
+    "InferenceError": RuntimeError,
+}
+
+FAMILY = {
+    name: member
+    for name, member in vars(errors).items()
+    if inspect.isclass(member) and member.__module__ == errors.__name__ and issubclass(member, BaseException)
+}
+each_sentence = pytest.mark.parametrize(
+    ("owner", "constructor", "arguments", "sentence"), SENTENCES, ids=[f"{row[0]}.{row[1]}" for row in SENTENCES]
+)
+
+
+def constructors():
+    """The (class, constructor) pairs that errors.py defines."""
+    return {
+        (owner, name)
+        for owner, cls in FAMILY.items()
+        for name, member in vars(cls).items()
+        if isinstance(member, classmethod) and not name.startswith("_")
+    }
+
+
+def full_error():
+    context = ErrorContext("matmul", "the output head", {"rows": 3}, "engine.py:7", "  File engine.py\n")
+    return ShapeError("does not fit", context=context, severity="critical", what="x", got=(1, 2))
+
+
+# ---- sentences
+
+
+def test_every_constructor_has_a_sentence():
+    assert constructors() == {(owner, name) for owner, name, _, _ in SENTENCES}
+
+
+@each_sentence
+def test_the_constructor_writes_the_sentence(owner, constructor, arguments, sentence):
+    cls = FAMILY[owner]
+    error = getattr(cls, constructor)(**arguments)
+    assert type(error) is cls
+    assert (str(error), error.message, error.args) == (sentence, sentence, (sentence,))
+    assert (error.severity, error.context) == ("error", None)
+
+
+@each_sentence
+def test_the_constructor_keeps_the_facts(owner, constructor, arguments, sentence):
+    facts = getattr(FAMILY[owner], constructor)(**arguments).facts
+    missing = set(arguments) - set(facts) - {"sentence"}  # a sentence is no fact, and is in the message
+    assert not missing
+    for name in set(arguments) & set(facts):
+        given, kept = arguments[name], facts[name]
+        alike = [given, str(given), type(given).__name__]  # as it is, or by its name where that is the fact
+        if isinstance(given, list | tuple):
+            alike.append(tuple(given))
+        assert any(kept is one or kept == one for one in alike), name
+
+
+@each_sentence
+def test_the_sentence_is_in_the_house_style(owner, constructor, arguments, sentence):
+    assert "!" not in sentence
+    assert "invalid" not in sentence.lower()
+    assert not sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "written"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (2**31, "2 GiB"), (2**80, "1.05e+06 EiB")]
+)
+def test_bytes_are_written_with_a_unit(nbytes, written):
+    assert f"cannot allocate {written} for" in str(errors.MemoryError.allocation(nbytes, "x"))
+
+
+# ---- the family
+
+
+def test_the_family_is_complete():
+    assert set(FAMILY) == {"BitNetError", *SECOND_BASES}
+
+
+@pytest.mark.parametrize("name", SECOND_BASES)
+def test_each_class_is_caught_as_its_builtin(name):
+    with pytest.raises(SECOND_BASES[name]) as caught:
+        raise FAMILY[name]("sentence", fact=1)
+    assert isinstance(caught.value, BitNetError)
+    assert (str(caught.value), caught.value.facts) == ("sentence", {"fact": 1})
+
+
+def test_a_shape_error_is_a_tensor_error():
+    assert issubclass(ShapeError, errors.TensorError)
+    assert issubclass(ShapeError, TypeError)
+
+
+def test_the_root_is_no_builtin_but_exception():
+    assert BitNetError.__bases__ == (Exception,)
+
+
+def test_every_public_class_is_exported_but_memory_error():
+    public = {
+        name
+        for name, member in vars(errors).items()
+        if inspect.isclass(member) and member.__module__ == errors.__name__ and not name.startswith("_")
+    }
+    # A star import of it would hide the builtin of the same name.
+    assert set(errors.__all__) == public - {"MemoryError"}
+    assert len(errors.__all__) == len(set(errors.__all__))
+    assert "MemoryError" in public
+
+
+# ---- what an error carries
+
+
+def test_each_error_has_an_id_and_a_time():
+    before = datetime.datetime.now(datetime.UTC)
+    first, second = BitNetError("a"), BitNetError("a")
+    assert len(first.error_id) == 12
+    assert set(first.error_id) <= set("0123456789abcdef")
+    assert first.error_id != second.error_id
+    assert before <= first.timestamp <= second.timestamp <= datetime.datetime.now(datetime.UTC)
+
+
+@pytest.mark.parametrize("severity", ["info", "warning", "error", "critical"])
+def test_a_severity_is_kept(severity):
+    assert BitNetError("a", severity=severity).severity == severity
+
+
+@pytest.mark.parametrize("severity", ["fatal", "", None, 3])
+def test_an_unknown_severity_is_refused(severity):
+    with pytest.raises(ConfigurationError) as caught:
+        BitNetError("a", severity=severity)
+    assert str(caught.value) == (
+        f"severity is {severity!r}; it must be one of 'info', 'warning', 'error', 'critical'"
+    )
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("cls", FAMILY.values(), ids=FAMILY)
+def test_pickling_keeps_everything(cls, protocol):
+    error = cls("sentence", context=full_error().context, severity="warning", what="x", got=(1, 2))
+    error.add_note("a note")
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is cls
+    assert again.__dict__ == error.__dict__
+    assert (str(again), again.args) == ("sentence", ("sentence",))
+    assert again.__notes__ == ["a note"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copying_keeps_everything(copied):
+    error = full_error()
+    again = copied(error)
+    assert again is not error
+    assert type(again) is ShapeError
+    assert again.__dict__ == error.__dict__
+    assert again.args == error.args
+    again.context = None  # of the copy only
+    assert error.context is not None
+
+
+@each_sentence
+def test_each_made_error_pickles(owner, constructor, arguments, sentence):
+    error = getattr(FAMILY[owner], constructor)(**arguments)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.error_id) == (type(error), sentence, error.error_id)
+    assert repr(again.facts) == repr(error.facts)  # NaN differs from itself
+
+
+# ---- chain
+
+
+def test_chain_follows_the_causes():
+    first, second, third = BitNetError("a"), ValueError("b"), KeyError("c")
+    first.__cause__, second.__cause__ = second, third
+    assert first.chain() == [first, second, third]
+    assert BitNetError("alone").chain() != [first]
+
+
+def test_chain_of_a_raised_error():
+    def fail():
+        try:
+            raise OSError("disk")
+        except OSError as error:
+            raise KernelError("cannot") from error
+
+    with pytest.raises(KernelError) as caught:
+        fail()
+    assert [str(error) for error in caught.value.chain()] == ["cannot", "disk"]
+
+
+def test_chain_ends_where_a_cycle_closes():
+    first, second = BitNetError("a"), BitNetError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert first.chain() == [first, second]
+    assert second.chain() == [second, first]
+    first.__cause__ = first
+    assert first.chain() == [first]
+
+
+# ---- to_report
+
+
+def test_a_report_tells_the_whole_story():
+    error = full_error()
+    error.timestamp = datetime.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=datetime.UTC)
+    error.error_id = "0123456789ab"
+    error.__cause__ = KernelError("no kernel")
+    error.__cause__.__cause__ = KeyError("i9")
+    assert error.to_report() == "\n".join([
+        "ShapeError [critical] 0123456789ab at 2026-01-02T03:04:05+00:00",
+        "  does not fit",
+        "  what: 'x'",
+        "  got: (1, 2)",
+        "during matmul: the output head",
+        "  rows: 3",
+        "  at engine.py:7",
+        "caused by KernelError: no kernel",
+        "caused by KeyError: 'i9'",
+        "stack (most recent call last):",
+        "  File engine.py",
+    ])  # fmt: skip
+
+
+def test_a_report_leaves_out_what_is_not_known():
+    error = BitNetError("sentence")
+    head, *rest = error.to_report().split("\n")
+    assert head.startswith(f"BitNetError [error] {error.error_id} at ")
+    assert rest == ["  sentence"]
+    error.context = ErrorContext("load_model")
+    assert error.to_report().split("\n")[1:] == ["  sentence", "during load_model"]
+
+
+# ---- ErrorContext
+
+
+def test_here_is_where_it_is_called():
+    line = inspect.currentframe().f_lineno + 1
+    context = ErrorContext.here("load_model", "reading the header", path="a.gguf")
+    assert (context.operation, context.description, context.data) == (
+        "load_model", "reading the header", {"path": "a.gguf"},
+    )  # fmt: skip
+    assert context.source_location == f"{__file__}:{line}"
+    last = context.stack_trace.rstrip().splitlines()[-2]
+    assert f'"{__file__}", line {line}, in test_here_is_where_it_is_called' in last
+    assert errors.__file__ not in context.stack_trace
+
+
+def test_a_context_alone_has_only_its_operation():
+    context = ErrorContext("matmul")
+    assert (context.description, context.data, context.source_location, context.stack_trace) == ("", {}, "", "")
+    assert ErrorContext("matmul").data is not context.data
+    with pytest.raises(AttributeError):
+        context.operation = "other"
