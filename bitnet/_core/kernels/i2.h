@@ -5,12 +5,17 @@
 #include "feature.h"
 #include "i2_avx2.h"
 #include "i2_avx512vnni.h"
+#include "i2_neon.h"
+#include "i2_neondot.h"
 #include "kernel.h"
 
 static const bitnet_kernel I2_KERNELS[] = {
 #if BITNET_X86
     {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni},
     {"avx2", CPU_AVX2, i2_panel_avx2},
+#elif BITNET_ARM
+    {"neondot", CPU_NEONDOT, i2_panel_neondot},
+    {"neon", CPU_NEON, i2_panel_neon},
 #endif
     {NULL, 0, NULL},
 };

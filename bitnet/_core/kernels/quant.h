@@ -9,6 +9,7 @@
 #include "quant_avx2.h"
 #include "quant_avx512vnni.h"
 #include "quant_kernel.h"
+#include "quant_neon.h"
 
 /* The preferred first (measured: bench/README.md). */
 static const bitnet_quant_kernel QUANT_KERNELS[] = {
@@ -16,6 +17,8 @@ static const bitnet_quant_kernel QUANT_KERNELS[] = {
     {"avx512vnni", CPU_AVX512VNNI, quant_sum_abs_avx512vnni, quant_max_abs_avx512vnni, quant_ternary_avx512vnni,
      quant_int8_avx512vnni},
     {"avx2", CPU_AVX2, quant_sum_abs_avx2, quant_max_abs_avx2, quant_ternary_avx2, quant_int8_avx2},
+#elif BITNET_ARM
+    {"neon", CPU_NEON, quant_sum_abs_neon, quant_max_abs_neon, quant_ternary_neon, quant_int8_neon},
 #endif
     {NULL, 0, NULL, NULL, NULL, NULL},
 };

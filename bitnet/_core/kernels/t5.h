@@ -6,11 +6,16 @@
 #include "kernel.h"
 #include "t5_avx2.h"
 #include "t5_avx512vbmi.h"
+#include "t5_neon.h"
+#include "t5_neondot.h"
 
 static const bitnet_kernel T5_KERNELS[] = {
 #if BITNET_X86
     {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi},
     {"avx2", CPU_AVX2, t5_panel_avx2},
+#elif BITNET_ARM
+    {"neondot", CPU_NEONDOT, t5_panel_neondot},
+    {"neon", CPU_NEON, t5_panel_neon},
 #endif
     {NULL, 0, NULL},
 };

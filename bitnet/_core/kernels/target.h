@@ -59,6 +59,8 @@
 #define BITNET_KERNEL static __attribute__((noinline))
 #define BITNET_PREFETCH(address) __builtin_prefetch((address), 0, 3)
 #define BITNET_ALIGN64 __attribute__((aligned(64)))
+/* Before a loop that is not to be unrolled. */
+#define BITNET_KEEP_LOOP BITNET_PRAGMA(GCC unroll 1)
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
 
