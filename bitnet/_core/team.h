@@ -1,13 +1,14 @@
 /* A team of threads that waits close to the work. Included by threads.pyx only.
  *
- * A job is a function and a number of units; members claim units one after the other, so that a member the
- * operating system has taken away delays only the unit it holds. The caller is a member.
+ * A job is a function and a number of units; members claim units one after the other. The caller is a member. It does
+ * not wait for members that never came: on a busy machine a member may get no CPU for milliseconds, and by then the
+ * caller has done the work alone. It waits only for units that a member has begun.
  *
  * Members spin for a bounded time between jobs, then park on a condition variable: a matrix product of a small
- * model takes less than a wake-up. One word, `job`, holds the number of the job and how many members it has. A
- * member compares it with the last word it saw, and learns with one read whether it takes part. The caller
- * returns only after every member of the job has left it: so no member can miss a job it belongs to, nor see
- * the fields of one job together with the number of another.
+ * model takes less than a wake-up. One word, `job`, says which job it is, how many threads it may have, and
+ * whether it is open. A member joins by raising `working` and then looking at `job` once more; the caller closes the
+ * job and then looks at `working`. In the one order of these four steps either the member sees the job closed, and
+ * leaves, or the caller sees the member, and waits. So nobody reads the fields of a job while they change.
  *
  * Between processes: a child of fork has no members; the team starts anew there. */
 #ifndef BITNET_TEAM_H
@@ -39,9 +40,9 @@ static struct {
     ptrdiff_t units;
 
     /* On cache lines of their own: the spinning members read `job`, all claim from `next`. */
-    BITNET_ALIGN64 _Atomic uint64_t job; /* number << 16 | threads */
+    BITNET_ALIGN64 _Atomic uint64_t job; /* number << 16 | threads; no threads: closed */
     BITNET_ALIGN64 _Atomic ptrdiff_t next;
-    BITNET_ALIGN64 _Atomic int working; /* members, the caller not counted, that have not left the job */
+    BITNET_ALIGN64 _Atomic int working; /* members, the caller not counted, that have joined and not left */
     _Atomic int parked;
     _Atomic int is_caller_parked;
 } team = {
@@ -100,7 +101,8 @@ static void *team_member(void *argument) {
     for (;;) {
         seen = team_wait_for_job(seen);
         if (member >= (int)(seen & 0xffff)) continue;
-        team_work(team.task, team.data, team.units, member);
+        atomic_fetch_add(&team.working, 1);
+        if (atomic_load(&team.job) == seen) team_work(team.task, team.data, team.units, member);
         if (atomic_fetch_sub(&team.working, 1) == 1 && atomic_load(&team.is_caller_parked)) {
             pthread_mutex_lock(&team.lock);
             pthread_cond_signal(&team.left);
@@ -164,7 +166,6 @@ static void team_run(team_task task, void *data, ptrdiff_t units, int threads) {
     team.data = data;
     team.units = units;
     atomic_store_explicit(&team.next, 0, memory_order_relaxed);
-    atomic_store_explicit(&team.working, threads - 1, memory_order_relaxed);
     const uint64_t number = (atomic_load(&team.job) >> 16) + 1;
     atomic_store(&team.job, number << 16 | (uint64_t)threads);
     if (atomic_load(&team.parked) > 0) {
@@ -173,8 +174,30 @@ static void team_run(team_task task, void *data, ptrdiff_t units, int threads) {
         pthread_mutex_unlock(&team.lock);
     }
     team_work(task, data, units, 0);
+    atomic_store(&team.job, number << 16);
     team_wait_until_left();
     pthread_mutex_unlock(&team.callers);
+}
+
+typedef struct {
+    int threads;
+    _Atomic int arrived;
+} team_meeting;
+
+static void team_meet(void *data, ptrdiff_t unit, int member) {
+    (void)unit;
+    (void)member;
+    team_meeting *meeting = data;
+    atomic_fetch_add(&meeting->arrived, 1);
+    /* A member that gets no CPU must not hang the others. */
+    const int64_t until = team_now_ns() + 100 * TEAM_SPIN_NS;
+    while (atomic_load(&meeting->arrived) < meeting->threads && team_now_ns() < until) BITNET_PAUSE();
+}
+
+/* A barrier by itself, to measure: each of the threads waits until all have come. */
+static void team_barrier(int threads) {
+    team_meeting meeting = {.threads = threads};
+    team_run(team_meet, &meeting, threads, threads);
 }
 
 /* The members are the parent's: the child starts without. A lock that another thread held at the fork would stay

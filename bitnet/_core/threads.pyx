@@ -8,11 +8,14 @@ and all arithmetic is fixed per unit: results do not depend on the number of thr
 import operator
 import os
 
+from libc.stdlib cimport getenv
+
 from bitnet.errors import ConfigurationError
 
 cdef extern from "team.h":
     int TEAM_MAX_THREADS
     void team_run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil
+    void team_barrier(int threads) noexcept nogil
     int team_prepare() noexcept nogil
     int team_size() noexcept nogil
 
@@ -21,8 +24,6 @@ if team_prepare() != 0:
 
 MAX_THREADS = TEAM_MAX_THREADS
 """The most threads that can be asked for."""
-
-_ENVIRONMENT = ("BITNET_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 cdef void run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil:
@@ -117,10 +118,14 @@ def default_num_threads():
     ConfigurationError
         If the environment variable that counts is no number of threads.
     """
-    for name in _ENVIRONMENT:
-        text = os.environ.get(name, "").partition(",")[0].strip()
-        if text:
-            return _checked_count(name, int(text) if text.isdecimal() else text)
+    cdef const char *value
+    for name in (b"BITNET_NUM_THREADS", b"OMP_NUM_THREADS"):
+        # Asked for at every product: os.environ would take as long as a small product.
+        value = getenv(name)
+        if value != NULL and value[0] != 0:
+            text = value.decode(errors="replace").partition(",")[0].strip()
+            if text:
+                return _checked_count(name.decode(), int(text) if text.isdecimal() else text)
     return _available()
 
 
@@ -151,20 +156,17 @@ def num_threads_started():
     return size
 
 
-cdef void _nothing(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    pass
-
-
 def barrier(num_threads=None, Py_ssize_t times=1):
-    """Run `times` empty jobs, to measure what handing out work costs.
+    """Hand out a job that ends when all threads have come to it, to measure what that costs.
 
     Parameters
     ----------
     num_threads : int, optional
     times : int, optional
+        How many such jobs, one after the other.
     """
     cdef int threads = thread_count(num_threads)
     cdef Py_ssize_t i
     with nogil:
         for i in range(times):
-            team_run(_nothing, NULL, threads, threads)
+            team_barrier(threads)
