@@ -9,10 +9,14 @@ BITNET_SANITIZE=address,undefined
 """
 
 import os
+import sys
 from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+if os.name != "posix":
+    sys.exit("bitnet needs a POSIX system (Linux or macOS): its threads and memory are built on pthreads and mmap")
 
 DEBUG = os.environ.get("BITNET_DEBUG", "") not in ("", "0")
 SANITIZE = os.environ.get("BITNET_SANITIZE", "")
@@ -59,7 +63,8 @@ setup(
         modules,
         compiler_directives=DIRECTIVES,
         shared_utility_qualified_name=SHARED,
-        nthreads=0,
+        # Generated C stays out of the tree, and of the way of the other kind of build.
+        build_dir=f"build/cython{'-debug' if DEBUG else ''}",
     ),
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )

@@ -262,6 +262,11 @@ class TensorError(BitNetError, TypeError):
         )
 
     @classmethod
+    def not_aligned(cls, what, dtype):
+        """An array whose elements lie across the addresses their dtype asks for."""
+        return cls(f"{what} does not lie at addresses fit for {dtype}; pass a copy of it", what=what, dtype=str(dtype))
+
+    @classmethod
     def read_only(cls, what):
         """An output array that may not be written."""
         return cls(f"{what} is read-only, and the result is to be written there; pass a writable array", what=what)
@@ -327,6 +332,15 @@ class QuantizationError(BitNetError, ValueError):
             f"{what} has the unused 2-bit code 3 for the weight at index {_index(index)}; "
             "the bytes are damaged or are not packed ternary weights",
             what=what, index=tuple(index),
+        )
+
+    @classmethod
+    def damaged(cls, what, packing, rows, cols, offset):
+        """Packed bytes that packing cannot have written."""
+        return cls(
+            f"{what} is not what packing '{packing}' writes for a {rows} x {cols} weight (byte {offset} is the first "
+            "that cannot be); the bytes are damaged",
+            what=what, packing=packing, rows=rows, cols=cols, offset=offset,
         )
 
     @classmethod

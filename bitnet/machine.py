@@ -3,11 +3,14 @@
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from bitnet._core import cpu, packing, quant, threads
 from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
 from bitnet._core.threads import cgroup_quota, default_num_threads
+from bitnet._install import name_conflict
 from bitnet.errors import ConfigurationError
 
 __all__ = [
@@ -19,9 +22,12 @@ __all__ = [
     "kernels",
     "multiply_instruction",
     "multiply_peak",
+    "name_conflict",
     "possible_isas",
     "select_isa",
 ]
+
+_T = TypeVar("_T")
 
 possible_isas = cpu.possible_isas
 select_isa = cpu.select_isa
@@ -61,19 +67,19 @@ class Machine:
     cpu: str
     architecture: str
     system: str
-    features: tuple
-    isas: tuple
+    features: tuple[str, ...]
+    isas: tuple[str, ...]
     isa: str | None
-    kernels: dict
+    kernels: dict[str, str]
     cpus: int
     cgroup_quota: float | None
     num_threads: int | None
     last_level_cache_bytes: int
     huge_pages: str
-    problems: tuple
+    problems: tuple[str, ...]
 
 
-def kernels():
+def kernels() -> dict[str, str]:
     """Name the kernels in use.
 
     Returns
@@ -90,7 +96,7 @@ def kernels():
     return found | {"quant": quant.kernel_name()}
 
 
-def describe():
+def describe() -> Machine:
     """Look at this machine; nothing is measured.
 
     Returns
@@ -98,9 +104,9 @@ def describe():
     Machine
         A setting that cannot be used is told in `problems`, not raised.
     """
-    problems = []
+    problems: list[str] = []
 
-    def tried(function):
+    def tried(function: Callable[[], _T]) -> _T | None:
         try:
             return function()
         except ConfigurationError as error:
@@ -125,7 +131,7 @@ def describe():
     )
 
 
-def _huge_pages():
+def _huge_pages() -> str:
     try:
         with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
             return file.read().partition("[")[2].partition("]")[0] or "unknown"

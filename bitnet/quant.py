@@ -1,15 +1,34 @@
 """Numbers to codes and back, for users: the face of ``_core/quant.pyx``, which has the formulas."""
 
+from typing import SupportsIndex
+
 import numpy as np
+import numpy.typing as npt
 
 from bitnet._core import quant as _core
+from bitnet._core.arrays import checked_group_size
 from bitnet.config import QuantizationConfig
-from bitnet.errors import ShapeError, TensorError
+from bitnet.errors import ConfigurationError, ShapeError, TensorError
 
 __all__ = ["dequantize", "quantize_activations", "quantize_weights"]
 
 
-def quantize_weights(w, config=None, *, num_threads=None):
+def checked_config(config: QuantizationConfig | None, owner: str) -> QuantizationConfig:
+    """Hold a configuration to its type; None is the default one."""
+    if config is None:
+        return QuantizationConfig()
+    if not isinstance(config, QuantizationConfig):
+        raise ConfigurationError.value(owner, "config", config, "a QuantizationConfig")
+    return config
+
+
+def quantize_weights(
+    w: npt.NDArray[np.float32],
+    config: QuantizationConfig | None = None,
+    *,
+    out: npt.NDArray[np.int8] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Round a float weight to ternary codes by its mean magnitude (absmean).
 
     Parameters
@@ -18,6 +37,8 @@ def quantize_weights(w, config=None, *, num_threads=None):
         C-contiguous and finite.
     config : QuantizationConfig, optional
         Whether the weight, each row, or each group of columns has a scale; by default the weight.
+    out : ndarray of int8, shape (rows, cols), optional
+        Where to write the codes.
     num_threads : int, optional
 
     Returns
@@ -32,7 +53,7 @@ def quantize_weights(w, config=None, *, num_threads=None):
     QuantizationError
         If a number is not finite; the message says where.
     TensorError, ShapeError
-        If `w` is not such an array.
+        If an array has the wrong dtype, layout or shape.
 
     Notes
     -----
@@ -43,12 +64,17 @@ def quantize_weights(w, config=None, *, num_threads=None):
     ----------
     Ma et al., The Era of 1-bit LLMs, arXiv:2402.17764, section 2.
     """
-    config = config or QuantizationConfig()
+    config = checked_config(config, "quantize_weights")
     s = _core.reciprocal_scales(w, config.per_channel, config.group_size, num_threads)
-    return _core.ternarize(w, s, config.group_size, num_threads), np.float32(1) / s
+    return _core.ternarize(w, s, config.group_size, out, num_threads), _core.scales_of(s)
 
 
-def quantize_activations(x, *, out=None, num_threads=None):
+def quantize_activations(
+    x: npt.NDArray[np.float32],
+    *,
+    out: npt.NDArray[np.int8] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Quantise each token to int8 by its largest magnitude (absmax).
 
     Parameters
@@ -69,7 +95,7 @@ def quantize_activations(x, *, out=None, num_threads=None):
     Raises
     ------
     QuantizationError
-        If a number is not finite; the message says where.
+        If a number is not finite; the message says where. `out` may then be written in part.
     TensorError, ShapeError
         If an array has the wrong dtype, layout or shape.
 
@@ -80,7 +106,9 @@ def quantize_activations(x, *, out=None, num_threads=None):
     return _core.quantize_activations(x, out, num_threads)
 
 
-def dequantize(codes, scale, *, group_size=None):
+def dequantize(
+    codes: npt.NDArray[np.int8], scale: npt.ArrayLike, *, group_size: int | None = None
+) -> npt.NDArray[np.float32]:
     """Multiply codes with their scales.
 
     Parameters
@@ -97,14 +125,16 @@ def dequantize(codes, scale, *, group_size=None):
     """
     if not isinstance(codes, np.ndarray):
         raise TensorError.not_an_array("codes", codes)
-    scale = np.asarray(scale, np.float32)
+    factor: npt.NDArray[np.float32] = np.asarray(scale, np.float32)
+    group_size = checked_group_size(group_size)
     if group_size is not None:
         needed = (len(codes), -(-codes.shape[-1] // group_size))
-        if scale.shape != needed:
-            raise ShapeError.mismatch("scale", needed, scale.shape)
-        scale = np.repeat(scale, group_size, axis=1)[:, : codes.shape[-1]]
-    elif scale.ndim:
-        if scale.shape != codes.shape[:-1]:
-            raise ShapeError.mismatch("scale", codes.shape[:-1], scale.shape)
-        scale = scale[..., None]
-    return codes.astype(np.float32) * scale
+        if factor.shape != needed:
+            raise ShapeError.mismatch("scale", needed, factor.shape)
+        factor = np.repeat(factor, group_size, axis=1)[:, : codes.shape[-1]]
+    elif factor.ndim:
+        if factor.shape != codes.shape[:-1]:
+            raise ShapeError.mismatch("scale", codes.shape[:-1], factor.shape)
+        factor = factor[..., None]
+    numbers: npt.NDArray[np.float32] = codes.astype(np.float32) * factor
+    return numbers

@@ -1,12 +1,14 @@
 """A ternary weight you can multiply with: the public face of the kernels."""
 
+from typing import Any, Self, SupportsIndex
+
 import numpy as np
+import numpy.typing as npt
 
 from bitnet._core import cpu, matmul, quant, threads
 from bitnet._core import packing as packings
 from bitnet.config import QuantizationConfig
-from bitnet.errors import ConfigurationError
-from bitnet.quant import dequantize
+from bitnet.quant import checked_config, dequantize
 
 __all__ = ["TernaryWeight"]
 
@@ -39,17 +41,26 @@ class TernaryWeight:
 
     __slots__ = ("_packed",)
 
-    def __init__(self):
+    _packed: packings.PackedWeight
+
+    def __init__(self) -> None:
         raise TypeError("a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()")
 
     @classmethod
-    def _of(cls, packed):
+    def _of(cls, packed: packings.PackedWeight) -> Self:
         weight = object.__new__(cls)
         weight._packed = packed
         return weight
 
     @classmethod
-    def from_float(cls, w, config=None, packing="auto", *, num_threads=None):
+    def from_float(
+        cls,
+        w: npt.NDArray[np.float32],
+        config: QuantizationConfig | None = None,
+        packing: str = "auto",
+        *,
+        num_threads: SupportsIndex | None = None,
+    ) -> Self:
         """Quantise a float weight to ternary and pack it.
 
         Parameters
@@ -75,15 +86,21 @@ class TernaryWeight:
         KernelError
             If the packing is unknown, or cannot have the groups of `config`.
         """
-        config = config or QuantizationConfig()
-        if not isinstance(config, QuantizationConfig):
-            raise ConfigurationError.value("TernaryWeight.from_float", "config", config, "a QuantizationConfig")
+        config = checked_config(config, "TernaryWeight.from_float")
         s = quant.reciprocal_scales(w, config.per_channel, config.group_size, num_threads)
         name = choose_packing(w.shape, config.group_size) if packing == "auto" else packing
         return cls._of(packings.pack_numbers(w, s, name, config.group_size, num_threads))
 
     @classmethod
-    def from_codes(cls, codes, scale, packing="auto", *, group_size=None, num_threads=None):
+    def from_codes(
+        cls,
+        codes: npt.NDArray[np.int8],
+        scale: npt.ArrayLike,
+        packing: str = "auto",
+        *,
+        group_size: int | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> Self:
         """Pack ternary codes.
 
         Parameters
@@ -111,30 +128,36 @@ class TernaryWeight:
         KernelError
             If the packing is unknown, or cannot have such groups.
         """
-        name = choose_packing(np.shape(codes), group_size) if packing == "auto" else packing
+        name = choose_packing(getattr(codes, "shape", ()), group_size) if packing == "auto" else packing
         return cls._of(packings.pack_codes(codes, scale, name, group_size, num_threads))
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         return (self._packed.rows, self._packed.cols)
 
     @property
-    def packing(self):
+    def packing(self) -> str:
         return self._packed.packing
 
     @property
-    def scale(self):
+    def scale(self) -> npt.NDArray[np.float32]:
         return self._packed.scale
 
     @property
-    def group_size(self):
+    def group_size(self) -> int | None:
         return self._packed.group_size
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self._packed.nbytes
 
-    def matmul(self, x, *, out=None, num_threads=None):
+    def matmul(
+        self,
+        x: npt.NDArray[np.float32],
+        *,
+        out: npt.NDArray[np.float32] | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> npt.NDArray[np.float32]:
         """Multiply activations with the weight: quantise them to int8, multiply exactly, scale.
 
         Parameters
@@ -166,7 +189,13 @@ class TernaryWeight:
         """
         return matmul.matmul(self._packed, x, out, num_threads)
 
-    def matmul_int(self, x, *, out=None, num_threads=None):
+    def matmul_int(
+        self,
+        x: npt.NDArray[np.int8],
+        *,
+        out: npt.NDArray[np.int32] | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> npt.NDArray[np.int32]:
         """Multiply integers with the codes; the scale takes no part.
 
         Parameters
@@ -182,7 +211,7 @@ class TernaryWeight:
         """
         return matmul.matmul_int(self._packed, x, out, num_threads)
 
-    def codes(self):
+    def codes(self) -> npt.NDArray[np.int8]:
         """Unpack the codes.
 
         Returns
@@ -192,7 +221,7 @@ class TernaryWeight:
         """
         return self._packed.unpack()
 
-    def dequantize(self):
+    def dequantize(self) -> npt.NDArray[np.float32]:
         """Unpack the weight as numbers.
 
         Returns
@@ -202,7 +231,7 @@ class TernaryWeight:
         """
         return dequantize(self.codes(), self.scale, group_size=self.group_size)
 
-    def repack(self, packing):
+    def repack(self, packing: str) -> Self:
         """Make the same weight in another packing.
 
         Parameters
@@ -215,7 +244,7 @@ class TernaryWeight:
         """
         return type(self).from_codes(self.codes(), self.scale, packing, group_size=self.group_size)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, TernaryWeight):
             return NotImplemented
         return (
@@ -225,29 +254,36 @@ class TernaryWeight:
             and np.array_equal(self.codes(), other.codes())
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # how Python itself says that it has none
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         return self
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: object) -> Self:
         return self  # immutable
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         packed = self._packed
         data = np.array(packed.packed_bytes)
         return (_from_packed_bytes, (type(self), data, self.shape, np.array(self.scale), self.packing, self.group_size))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         scales = {0: "one scale", 1: "a scale per row", 2: f"a scale per {self.group_size} columns"}[self.scale.ndim]
         return f"TernaryWeight(shape={self.shape}, packing='{self.packing}', {scales}, nbytes={self.nbytes:,})"
 
 
-def _from_packed_bytes(cls, data, shape, scale, name, group_size):
+def _from_packed_bytes(
+    cls: type[TernaryWeight],
+    data: npt.NDArray[np.uint8],
+    shape: tuple[int, int],
+    scale: npt.NDArray[np.float32],
+    name: str,
+    group_size: int | None,
+) -> TernaryWeight:
     return cls._of(packings.from_packed_bytes(data, *shape, scale, name, group_size))
 
 
-def choose_packing(shape, group_size=None):
+def choose_packing(shape: tuple[int, ...], group_size: int | None = None) -> str:
     """Choose a packing for one weight on this machine.
 
     Parameters

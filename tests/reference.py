@@ -4,8 +4,11 @@ import numpy as np
 
 
 def matmul_int(codes, x):
-    """codes (rows, cols) int8, x (..., cols) int8 -> (..., rows) int32."""
-    return (x.astype(np.int64) @ codes.astype(np.int64).T).astype(np.int32)
+    """codes (rows, cols) int8, x (..., cols) int8 -> (..., rows) int32.
+
+    In double, which is exact up to 2^53 in any order, and for which NumPy has a fast product.
+    """
+    return (x.astype(np.float64) @ codes.astype(np.float64).T).astype(np.int32)
 
 
 def quantize_activations(x):

@@ -1,8 +1,13 @@
 """Checks of the arrays that come in from Python: one clear error each."""
 
+import operator
+
 import numpy as np
 
-from bitnet.errors import ShapeError, TensorError
+from bitnet.errors import ConfigurationError, ShapeError, TensorError
+
+GROUP_SIZES = (64, 128)
+"""Numbers of columns that may share a scale."""
 
 
 def checked(array, what, dtype):
@@ -23,7 +28,7 @@ def checked(array, what, dtype):
     Raises
     ------
     TensorError
-        If it is no array, has another dtype (or byte order), or is not C-contiguous.
+        If it is no array, has another dtype (or byte order), or is not C-contiguous and aligned.
     """
     if not isinstance(array, np.ndarray):
         raise TensorError.not_an_array(what, array)
@@ -31,6 +36,8 @@ def checked(array, what, dtype):
         raise TensorError.dtype(what, np.dtype(dtype), array.dtype)
     if not array.flags.c_contiguous:
         raise TensorError.not_contiguous(what, array.shape, array.strides)
+    if not array.flags.aligned:
+        raise TensorError.not_aligned(what, array.dtype)
     return array
 
 
@@ -76,3 +83,30 @@ def checked_output(out, shape, dtype, *inputs):
     if any(np.may_share_memory(out, array) for array in inputs):
         raise TensorError.overlap("out", "an input")
     return out
+
+
+def checked_group_size(group_size):
+    """Hold a number of columns that share a scale to those there are.
+
+    Parameters
+    ----------
+    group_size : int or None
+
+    Returns
+    -------
+    int or None
+
+    Raises
+    ------
+    ConfigurationError
+        If it is neither None nor one of `GROUP_SIZES`.
+    """
+    if group_size is None:
+        return None
+    try:
+        size = operator.index(group_size)
+    except TypeError:
+        size = 0
+    if size not in GROUP_SIZES:
+        raise ConfigurationError.choice("group_size", group_size, GROUP_SIZES)
+    return size

@@ -49,6 +49,7 @@ cdef struct Job:
     const float *scales
     Py_ssize_t scale_step
     # Runs of columns whose sums are taken apart: one, or one a group of scales.
+    bint has_groups
     Py_ssize_t groups, group_tiles, group_cols
     # The inputs, (tokens, cols): floats, or integers where `x` is NULL.
     const float *x
@@ -106,7 +107,7 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     for panel in range(first_panel, min(first_panel + job.unit_panels, job.panels)):
         t = first_token
         while t < last_token:
-            if job.groups == 1:
+            if not job.has_groups:
                 _multiply_panel(job, panel, t, min(<Py_ssize_t>BITNET_TOKENS, last_token - t))
             else:
                 _multiply_groups(job, panel, t, min(<Py_ssize_t>BITNET_TOKENS, last_token - t))
@@ -174,23 +175,26 @@ cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
     """Fill in what does not depend on the kind of inputs, and do the work."""
     cdef const bitnet_kernel *kernel = packing_kernel(weight.layout)
     cdef Py_ssize_t token_units, least_units
-    cdef Block q, q_sums, factors
+    cdef Py_ssize_t sums_at, factors_at
+    cdef Block scratch
     job.panel = kernel.panel if kernel != NULL else weight.layout.portable
     job.quant = quant_kernel()
     job.w = weight.data
     job.rows, job.cols = weight.rows, weight.cols
     job.panels, job.tiles, job.panel_bytes = weight.panels, weight.tiles, weight.panel_bytes
     job.scales, job.scale_step, job.groups = &weight.scales[0], weight.scale_step, weight.groups
-    job.group_cols = weight.cols if weight.group_size is None else weight.group_size
-    job.group_tiles = weight.tiles if weight.group_size is None else job.group_cols // weight.layout.tile_cols
+    job.has_groups = weight.group_size is not None
+    job.group_cols = weight.group_size if job.has_groups else weight.cols
+    job.group_tiles = job.group_cols // weight.layout.tile_cols if job.has_groups else weight.tiles
     job.failed = 0
 
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
-    q = allocate(checked_product(job.tokens, job.q_stride, "quantised inputs"), "quantised inputs")
-    q_sums = allocate(checked_product(job.tokens, 4 * job.groups, "sums of inputs"), "sums of inputs")
-    factors = allocate(4 * job.tokens, "factors of inputs")
-    job.q, job.q_sums, job.factors = <int8_t *>q.data, <int32_t *>q_sums.data, <float *>factors.data
+    sums_at = checked_product(job.tokens, job.q_stride, "quantised inputs")
+    factors_at = sums_at + checked_product(job.tokens, 4 * job.groups, "sums of inputs")
+    scratch = allocate(factors_at + 4 * job.tokens, "quantised inputs")
+    job.q = <int8_t *>scratch.data
+    job.q_sums, job.factors = <int32_t *>(scratch.data + sums_at), <float *>(scratch.data + factors_at)
 
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
     job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, UNIT_INPUT_BYTES // job.q_stride // BITNET_TOKENS * BITNET_TOKENS)

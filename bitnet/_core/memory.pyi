@@ -1,8 +1,9 @@
-from typing import final
+from typing import NoReturn, final
 
 @final
 class Block:
     nbytes: int
+    def __init__(self, /, *args: object, **kwargs: object) -> NoReturn: ...  # made by new_block
     @property
     def address(self) -> int: ...
     def __len__(self) -> int: ...

@@ -1,10 +1,9 @@
-from typing import SupportsIndex, final
+from typing import NoReturn, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
 
 PACKINGS: tuple[str, ...]
-GROUP_SIZES: tuple[int, ...]
 
 @final
 class PackedWeight:
@@ -12,6 +11,7 @@ class PackedWeight:
     cols: int
     group_size: int | None
     scale: npt.NDArray[np.float32]
+    def __init__(self, /, *args: object, **kwargs: object) -> NoReturn: ...  # made by pack_codes and the like
     @property
     def packing(self) -> str: ...
     @property

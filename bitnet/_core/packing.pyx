@@ -1,11 +1,9 @@
 """The table of packings, and weights packed by them.
 
-Packing works in units of panels on all threads: a unit collects up to 1280 columns of 16 rows as weights -1, 0, 1 from
-its source (int8 codes, float numbers, or bytes of a Hugging Face checkpoint), and hands them to the packing. So a
-packing knows nothing of sources, and a source nothing of layouts.
+Packing works in units of panels on all threads: a unit collects up to 7680 columns of 16 rows, one code (weight + 1) a
+byte, from its source (``source.pyx``: int8 weights, float numbers, or bytes of a Hugging Face checkpoint), and hands them
+to the packing. So a packing knows nothing of sources, and a source nothing of layouts.
 """
-
-import operator
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from libc.stdint cimport int8_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from bitnet._core.cpu cimport allowed_features
-from bitnet._core.memory cimport allocate, checked_product
+from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.packings.contract cimport (
     BITNET_MAX_COLS,
     BITNET_PANEL_ROWS,
@@ -23,21 +21,25 @@ from bitnet._core.packings.contract cimport (
 )
 from bitnet._core.packings.i2 cimport I2
 from bitnet._core.packings.t5 cimport T5
-from bitnet._core.quant cimport bitnet_quant_kernel, quant_kernel, ternary_row
+from bitnet._core.quant cimport quant_kernel
+from bitnet._core.source cimport Source, read_numbers, read_packed, read_weights
 from bitnet._core.threads cimport run, thread_count
 
-from bitnet._core.arrays import checked, checked_matrix
-from bitnet.errors import ConfigurationError, KernelError, QuantizationError, ShapeError, TensorError
+from bitnet._core.arrays import checked, checked_group_size, checked_matrix
+from bitnet._core.quant import scales_of
+from bitnet.errors import KernelError, MemoryError, QuantizationError, ShapeError, TensorError
 
 cdef enum:
-    # A multiple of the columns of every packing's tile (16, 20) and of every group size (64, 128).
-    CHUNK_COLS = 1280
+    # Columns collected at a time: a multiple of those of every packing's tile (16, 20) and of every group size (64,
+    # 128); wide enough for whole rows of today's models, so that a source is read as one stream, and 16 rows of it stay
+    # in the second-level cache.
+    CHUNK_COLS = 7680
+
+# Rows can be rounded up to a panel without overflow; what does not fit in memory is the allocation's to refuse.
+cdef Py_ssize_t MAX_ROWS = (<Py_ssize_t>1 << 62)
 
 PACKINGS = ("i2", "t5")
 """Every packing, the fastest to decode first."""
-
-GROUP_SIZES = (64, 128)
-"""Numbers of columns that may share a scale."""
 
 
 cdef const Packing *_layout(name) except NULL:
@@ -91,110 +93,70 @@ def tile_cols(packing):
     return _layout(packing).tile_cols
 
 
-# ---- sources: n weights of a row from a column on, as -1, 0, 1; not zero where one is none ----
-
-cdef struct Source:
-    int (*read)(const Source *source, Py_ssize_t row, Py_ssize_t col, Py_ssize_t n, int8_t *weights) noexcept nogil
-    Py_ssize_t rows, cols
-    const int8_t *codes
-    const uint8_t *packed
-    const float *numbers
-    const float *s
-    Py_ssize_t s_step, strip
-    const bitnet_quant_kernel *kernel
-
-
-cdef int _read_codes(const Source *source, Py_ssize_t row, Py_ssize_t col, Py_ssize_t n,
-                     int8_t *weights) noexcept nogil:
-    cdef const int8_t *codes = source.codes + row * source.cols + col
-    cdef Py_ssize_t i
-    cdef uint8_t beyond = 0
-    for i in range(n):
-        # -1, 0, 1 to 0, 1, 2; any other value to more than 2.
-        beyond |= <uint8_t>(<uint8_t>(<uint8_t>codes[i] + 1) > 2)
-        weights[i] = codes[i]
-    return beyond
-
-
-cdef int _read_packed(const Source *source, Py_ssize_t row, Py_ssize_t col, Py_ssize_t n,
-                      int8_t *weights) noexcept nogil:
-    cdef Py_ssize_t quarter = source.rows // 4
-    cdef const uint8_t *packed = source.packed + row % quarter * source.cols + col
-    cdef int shift = <int>(2 * (row // quarter))
-    cdef Py_ssize_t i
-    cdef uint8_t code, both = 0
-    for i in range(n):
-        code = packed[i] >> shift & 3
-        both |= code & code >> 1
-        weights[i] = <int8_t>(code - 1)
-    return both
-
-
-cdef int _read_numbers(const Source *source, Py_ssize_t row, Py_ssize_t col, Py_ssize_t n,
-                       int8_t *weights) noexcept nogil:
-    cdef const float *numbers = source.numbers + row * source.cols + col
-    cdef const float *s = source.s + row * source.s_step
-    cdef Py_ssize_t done = 0, some
-    while done < n:
-        # `col` begins a strip: chunks are multiples of all group sizes, and without groups the strip is the row.
-        some = min(n - done, source.strip)
-        ternary_row(source.kernel, numbers + done, some, s[(col + done) // source.strip], weights + done)
-        done += some
-    return 0
-
-
 # ---- packing ----
 
 cdef struct PackJob:
     const Packing *layout
     const Source *source
     uint8_t *data
-    Py_ssize_t panels, tiles, panel_bytes
+    Py_ssize_t panels, tiles, panel_bytes, units
+    uint8_t *scratch               # 16 * chunk codes for each member
+    Py_ssize_t chunk
     int failed
 
 
-cdef void _pack_panel(void *data, Py_ssize_t unit, int member) noexcept nogil:
+cdef void _pack_unit(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef PackJob *job = <PackJob *>data
-    cdef const Source *source = job.source
-    cdef int8_t weights[16 * CHUNK_COLS]
+    cdef int k
     # From the end: what a first pass over the source has just read may still be in the cache.
-    cdef Py_ssize_t panel = job.panels - 1 - unit
-    cdef Py_ssize_t chunk_tiles = CHUNK_COLS // job.layout.tile_cols
+    cdef Py_ssize_t panel = job.units - 1 - unit
+    for k in range(job.source.together):
+        if panel < job.panels:
+            _pack_panel(job, panel, job.scratch + member * BITNET_PANEL_ROWS * job.chunk)
+        panel += job.units
+
+
+cdef void _pack_panel(PackJob *job, Py_ssize_t panel, uint8_t *codes) noexcept nogil:
+    cdef const Source *source = job.source
+    cdef Py_ssize_t chunk_tiles = job.chunk // job.layout.tile_cols
     cdef Py_ssize_t tile = 0, tiles, col, n, row, r
     while tile < job.tiles:
         tiles = min(chunk_tiles, job.tiles - tile)
         col = tile * job.layout.tile_cols
         n = min(tiles * job.layout.tile_cols, source.cols - col)
         if n < tiles * job.layout.tile_cols or panel == job.panels - 1:
-            memset(weights, 0, sizeof(weights))
+            memset(codes, 1, BITNET_PANEL_ROWS * job.chunk)  # the weight 0
         for r in range(BITNET_PANEL_ROWS):
             row = panel * BITNET_PANEL_ROWS + r
-            if row < source.rows and source.read(source, row, col, n, weights + r * CHUNK_COLS):
+            if row < source.rows and source.read(source, row, col, n, codes + r * job.chunk):
                 job.failed = 1
-        job.layout.pack(weights, CHUNK_COLS, job.data + panel * job.panel_bytes + tile * BITNET_TILE_BYTES, tiles)
+        job.layout.pack(codes, job.chunk, job.data + panel * job.panel_bytes + tile * BITNET_TILE_BYTES, tiles)
         tile += tiles
 
 
 cdef struct UnpackJob:
     const Packing *layout
     const uint8_t *data
-    int8_t *codes
+    int8_t *weights
     Py_ssize_t rows, cols, tiles, panel_bytes
+    uint8_t *scratch
+    Py_ssize_t chunk
 
 
 cdef void _unpack_panel(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef UnpackJob *job = <UnpackJob *>data
-    cdef int8_t weights[16 * CHUNK_COLS]
-    cdef Py_ssize_t chunk_tiles = CHUNK_COLS // job.layout.tile_cols
-    cdef Py_ssize_t tile = 0, tiles, col, r, row
+    cdef uint8_t *codes = job.scratch + member * BITNET_PANEL_ROWS * job.chunk
+    cdef Py_ssize_t chunk_tiles = job.chunk // job.layout.tile_cols
+    cdef Py_ssize_t tile = 0, tiles, col, r, i
+    cdef int8_t *to
     while tile < job.tiles:
         tiles = min(chunk_tiles, job.tiles - tile)
         col = tile * job.layout.tile_cols
-        job.layout.unpack(job.data + unit * job.panel_bytes + tile * BITNET_TILE_BYTES, tiles, weights, CHUNK_COLS)
+        job.layout.unpack(job.data + unit * job.panel_bytes + tile * BITNET_TILE_BYTES, tiles, codes, job.chunk)
         for r in range(min(<Py_ssize_t>BITNET_PANEL_ROWS, job.rows - unit * BITNET_PANEL_ROWS)):
-            row = unit * BITNET_PANEL_ROWS + r
-            memcpy(job.codes + row * job.cols + col, weights + r * CHUNK_COLS,
-                   min(tiles * job.layout.tile_cols, job.cols - col))
+            to = job.weights + (unit * BITNET_PANEL_ROWS + r) * job.cols + col
+            for i in range(min(tiles * job.layout.tile_cols, job.cols - col)):
+                to[i] = <int8_t>(codes[r * job.chunk + i] - 1)
         tile += tiles
 
 
@@ -247,8 +209,11 @@ cdef class PackedWeight:
         cdef int8_t[:, ::1] view = codes
         cdef int threads = thread_count(num_threads)
         cdef UnpackJob job
-        job.layout, job.data, job.codes = self.layout, self.data, &view[0, 0]
+        job.layout, job.data, job.weights = self.layout, self.data, &view[0, 0]
         job.rows, job.cols, job.tiles, job.panel_bytes = self.rows, self.cols, self.tiles, self.panel_bytes
+        job.chunk = min(<Py_ssize_t>CHUNK_COLS, self.tiles * self.layout.tile_cols)
+        cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack")
+        job.scratch = scratch.data
         with nogil:
             run(_unpack_panel, &job, self.panels, threads)
         return codes
@@ -257,6 +222,8 @@ cdef class PackedWeight:
 cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, packing):
     """A weight whose bytes are yet to be written."""
     cdef PackedWeight packed = PackedWeight.__new__(PackedWeight)
+    if rows > MAX_ROWS:
+        raise MemoryError.overflow("a packed weight", (rows, cols))
     if cols > BITNET_MAX_COLS:
         raise ShapeError.too_large("the number of columns", cols, BITNET_MAX_COLS, "columns")
     packed.layout = _layout(packing)
@@ -264,14 +231,14 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
     packed.panels = (rows + BITNET_PANEL_ROWS - 1) // BITNET_PANEL_ROWS
     packed.tiles = (cols + packed.layout.tile_cols - 1) // packed.layout.tile_cols
     packed.panel_bytes = packed.tiles * BITNET_TILE_BYTES
-    packed.group_size = _checked_group_size(group_size)
+    packed.group_size = checked_group_size(group_size)
     packed.groups = 1
-    if group_size is not None:
+    if packed.group_size is not None:
         if packed.group_size % packed.layout.tile_cols:
             fitting = next(name for name in PACKINGS if packed.group_size % tile_cols(name) == 0)
             raise KernelError.group_scales(packing, packed.group_size, packed.layout.tile_cols, fitting)
         packed.groups = (cols + packed.group_size - 1) // packed.group_size
-    packed.scale = _checked_scale(scale, rows, packed.groups if group_size is not None else None)
+    packed.scale = _checked_scale(scale, rows, packed.groups if packed.group_size is not None else None)
     packed.scales = packed.scale.reshape(-1)
     packed.scale_step = 0 if packed.scale.ndim == 0 else packed.groups
     packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight")
@@ -279,28 +246,19 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
     return packed
 
 
-def _checked_group_size(group_size):
-    if group_size is None:
-        return None
-    try:
-        group_size = operator.index(group_size)
-    except TypeError:
-        pass
-    if group_size not in GROUP_SIZES:
-        raise ConfigurationError.choice("group_size", group_size, GROUP_SIZES)
-    return group_size
-
-
 def _checked_scale(scale, rows, groups):
     """Float32 and read-only, a copy of the caller's; of the shape that fits."""
     try:
-        scale = np.array(scale, dtype=np.float32, order="C")
+        if np.iscomplexobj(scale):
+            raise TypeError
+        with np.errstate(over="ignore"):  # what is too large for float32 is told below
+            scale = np.array(scale, dtype=np.float32, order="C")
     except (TypeError, ValueError):
         raise TensorError.not_an_array("scale", scale) from None
     if groups is not None:
         fitting = [(rows, groups)]
     else:
-        if scale.shape == (1,):
+        if scale.shape == (1,) and rows != 1:  # as checkpoints write one scale
             scale = scale.reshape(())
         fitting = [(), (rows,)]
     if scale.shape not in fitting:
@@ -318,8 +276,12 @@ cdef bint _pack(PackedWeight packed, const Source *source, object num_threads) e
     cdef PackJob job
     job.layout, job.source, job.data = packed.layout, source, packed.block.data
     job.panels, job.tiles, job.panel_bytes, job.failed = packed.panels, packed.tiles, packed.panel_bytes, 0
+    job.units = (job.panels + source.together - 1) // source.together
+    job.chunk = min(<Py_ssize_t>CHUNK_COLS, packed.tiles * packed.layout.tile_cols)
+    cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack")
+    job.scratch = scratch.data
     with nogil:
-        run(_pack_panel, &job, packed.panels, threads)
+        run(_pack_unit, &job, job.units, threads)
     return job.failed
 
 
@@ -353,8 +315,8 @@ def pack_codes(codes, scale, packing, group_size=None, num_threads=None):
     cdef const int8_t[:, ::1] view = codes
     cdef PackedWeight packed = _new(view.shape[0], view.shape[1], scale, group_size, packing)
     cdef Source source
-    source.read = _read_codes
-    source.rows, source.cols, source.codes = packed.rows, packed.cols, &view[0, 0]
+    source.read, source.together = read_weights, 1
+    source.rows, source.cols, source.weights = packed.rows, packed.cols, &view[0, 0]
     if _pack(packed, &source, num_threads):
         index = np.unravel_index(int(np.argmax(np.abs(codes.view(np.uint8) + np.uint8(1)) > 2)), codes.shape)
         raise QuantizationError.not_ternary("codes", codes[index], index)
@@ -391,7 +353,7 @@ def pack_hugging_face_bytes(data, scale, packing, num_threads=None):
     cdef const uint8_t[:, ::1] view = data
     cdef PackedWeight packed = _new(4 * view.shape[0], view.shape[1], scale, None, packing)
     cdef Source source
-    source.read = _read_packed
+    source.read, source.together = read_packed, 4
     source.rows, source.cols, source.packed = packed.rows, packed.cols, &view[0, 0]
     if _pack(packed, &source, num_threads):
         row, col = np.unravel_index(int(np.argmax((data & data >> 1 & 0x55) != 0)), data.shape)
@@ -421,10 +383,10 @@ def pack_numbers(w, s, packing, group_size=None, num_threads=None):
     """
     checked_matrix(w, "w", np.float32)
     cdef const float[:, ::1] view = w
-    cdef PackedWeight packed = _new(view.shape[0], view.shape[1], np.float32(1) / s, group_size, packing)
+    cdef PackedWeight packed = _new(view.shape[0], view.shape[1], scales_of(s), group_size, packing)
     cdef const float[::1] s_view = np.ascontiguousarray(s).reshape(-1)
     cdef Source source
-    source.read = _read_numbers
+    source.read, source.together = read_numbers, 1
     source.rows, source.cols, source.numbers = packed.rows, packed.cols, &view[0, 0]
     source.s, source.s_step = &s_view[0], packed.scale_step
     source.strip = packed.cols if group_size is None else packed.group_size
@@ -451,6 +413,8 @@ def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
     ------
     ShapeError
         If `data` has another size than a weight of that shape.
+    QuantizationError
+        If the bytes are not what the packing writes.
     """
     checked(data, "data", np.uint8)
     cdef PackedWeight packed
@@ -461,4 +425,16 @@ def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
         raise ShapeError.mismatch("data", (packed.block.nbytes,), data.shape)
     cdef const uint8_t[::1] view = data
     memcpy(packed.block.data, &view[0], packed.block.nbytes)
+    # Kernels are exact, and agree, only on bytes that packing writes; so what is unpacked must pack to the same.
+    codes = packed.unpack()
+    np.minimum(codes, 1, out=codes)
+    cdef const int8_t[:, ::1] codes_view = codes
+    cdef PackedWeight again = _new(rows, cols, scale, group_size, packing)
+    cdef Source source
+    source.read, source.together = read_weights, 1
+    source.rows, source.cols, source.weights = packed.rows, packed.cols, &codes_view[0, 0]
+    _pack(again, &source, None)
+    differs = packed.packed_bytes != again.packed_bytes
+    if differs.any():
+        raise QuantizationError.damaged("data", packing, rows, cols, int(np.argmax(differs)))
     return packed

@@ -10,10 +10,12 @@ def reciprocal_scales(
     group_size: int | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> Any: ...
+def scales_of(s: Any) -> Any: ...
 def ternarize(
     w: npt.NDArray[np.float32],
     s: Any,
     group_size: int | None = None,
+    out: npt.NDArray[np.int8] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> npt.NDArray[np.int8]: ...
 def quantize_activations(

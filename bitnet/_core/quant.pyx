@@ -20,7 +20,7 @@ from libc.string cimport memcpy
 from bitnet._core.cpu cimport allowed_features
 from bitnet._core.threads cimport run, thread_count
 
-from bitnet._core.arrays import checked, checked_matrix, checked_output
+from bitnet._core.arrays import checked, checked_group_size, checked_matrix, checked_output
 from bitnet.errors import QuantizationError, ShapeError
 
 cdef extern from "kernels/quant.h":
@@ -184,6 +184,7 @@ def reciprocal_scales(w, bint per_row=False, group_size=None, num_threads=None):
         If a number is not finite.
     """
     checked_matrix(w, "w", np.float32)
+    group_size = checked_group_size(group_size)
     cdef const float[:, ::1] view = w
     cdef Py_ssize_t rows = view.shape[0], cols = view.shape[1], units
     cdef int threads = thread_count(num_threads)
@@ -212,6 +213,22 @@ def reciprocal_scales(w, bint per_row=False, group_size=None, num_threads=None):
     else:
         means = sums_array if group_size is None else sums_array.reshape(rows, job.strips)
     return np.float32(1) / np.maximum(means.astype(np.float32), np.float32(FLOOR))
+
+
+def scales_of(s):
+    """What a code of 1 stands for: ``1 / s``, or the largest float where that is beyond it.
+
+    Parameters
+    ----------
+    s : ndarray of float32
+        Of `reciprocal_scales`.
+
+    Returns
+    -------
+    ndarray of float32, shape of `s`
+    """
+    with np.errstate(over="ignore"):
+        return np.minimum(np.float32(1) / s, np.finfo(np.float32).max)
 
 
 cdef double _in_order(double[::1] sums, Py_ssize_t n) noexcept:
@@ -249,7 +266,7 @@ cdef void _ternary_rows(void *data, Py_ssize_t unit, int member) noexcept nogil:
                         job.s[row * job.s_per_row + strip * (job.s_per_row != 0)], job.t + at)
 
 
-def ternarize(w, s, group_size=None, num_threads=None):
+def ternarize(w, s, group_size=None, out=None, num_threads=None):
     """Round a weight to ternary codes with the scales of `reciprocal_scales`.
 
     Parameters
@@ -258,26 +275,39 @@ def ternarize(w, s, group_size=None, num_threads=None):
         Finite.
     s : ndarray of float32, shape (), (rows,) or (rows, groups)
     group_size : int, optional
+    out : ndarray of int8, shape (rows, cols), optional
+        Where to write the codes.
     num_threads : int, optional
 
     Returns
     -------
     ndarray of int8, shape (rows, cols)
         -1, 0 or 1.
+
+    Raises
+    ------
+    TensorError, ShapeError
+        If an array has the wrong dtype, layout or shape.
     """
     checked_matrix(w, "w", np.float32)
+    group_size = checked_group_size(group_size)
+    s = checked(np.asarray(s, order="C"), "s", np.float32)
+    groups = 1 if group_size is None else -(-w.shape[1] // group_size)
+    fitting = [(), (w.shape[0],)] if group_size is None else [(w.shape[0], groups)]
+    if s.shape not in fitting:
+        raise ShapeError.mismatch("s", fitting[len(fitting) - 1], s.shape)
     cdef const float[:, ::1] view = w
-    cdef const float[::1] scales = np.ascontiguousarray(s).reshape(-1)
+    cdef const float[::1] scales = s.reshape(-1)
     cdef int threads = thread_count(num_threads)
     cdef TernaryJob job
-    codes = np.empty(w.shape, np.int8)
+    codes = checked_output(out, w.shape, np.int8, w)
     cdef int8_t[:, ::1] codes_view = codes
     job.kernel = quant_kernel()
     job.w, job.s, job.t = &view[0, 0], &scales[0], &codes_view[0, 0]
     job.rows, job.cols = view.shape[0], view.shape[1]
     job.strip = job.cols if group_size is None else group_size
     job.strips = (job.cols + job.strip - 1) // job.strip
-    job.s_per_row = 0 if np.ndim(s) == 0 else job.strips
+    job.s_per_row = 0 if s.ndim == 0 else job.strips
     job.rows_per_unit = max(<Py_ssize_t>1, BLOCK // job.cols)
     with nogil:
         run(_ternary_rows, &job, (job.rows + job.rows_per_unit - 1) // job.rows_per_unit, threads)
@@ -325,7 +355,7 @@ def quantize_activations(x, out=None, num_threads=None):
     Raises
     ------
     QuantizationError
-        If a number is not finite.
+        If a number is not finite; `out` may then be written in part.
     TensorError, ShapeError
         If an array has the wrong dtype, layout or shape.
     """
@@ -334,7 +364,7 @@ def quantize_activations(x, out=None, num_threads=None):
         raise ShapeError.dimensions("x", "(..., cols)", x.shape)
     q = checked_output(out, x.shape, np.int8, x)
     cdef int threads = thread_count(num_threads)
-    a = np.empty(x.shape[:-1], np.float32)
+    a = np.empty(x.shape[: x.ndim - 1], np.float32)
     if x.size == 0:
         a.fill(np.float32(127) / np.float32(FLOOR))
         return q, np.float32(1) / a

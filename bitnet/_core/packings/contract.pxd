@@ -24,17 +24,17 @@ ctypedef struct Packing:
     const char *name
     # Columns of a tile: 64 bytes hold 16 * tile_cols weights.
     int tile_cols
-    # 16 rows of tiles * tile_cols weights (-1, 0, 1), `stride` apart, to and from one panel.
-    void (*pack)(const int8_t *weights, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil
-    void (*unpack)(const uint8_t *w, Py_ssize_t tiles, int8_t *weights, Py_ssize_t stride) noexcept nogil
+    # 16 rows of tiles * tile_cols codes (weight + 1: 0, 1, 2), `stride` apart, to and from one panel.
+    void (*pack)(const uint8_t *codes, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil
+    void (*unpack)(const uint8_t *w, Py_ssize_t tiles, uint8_t *codes, Py_ssize_t stride) noexcept nogil
     # The specification of the kernels, which runs everywhere.
     bitnet_panel portable
     # The kernels, the preferred first; a row without a name ends the table.
     const bitnet_kernel *kernels
 
 
-cdef inline uint32_t four_codes(const int8_t *weights) noexcept nogil:
-    """Four weights as codes, one a byte: no byte carries, as -1 + 1 is added without its top bit."""
+cdef inline uint32_t four_bytes(const uint8_t *at) noexcept nogil:
+    """Four neighbouring bytes as one number, to compute with all at once."""
     cdef uint32_t four
-    memcpy(&four, weights, 4)
-    return ((four & <uint32_t>0x7f7f7f7f) + <uint32_t>0x01010101) ^ (four & <uint32_t>0x80808080)
+    memcpy(&four, at, 4)
+    return four

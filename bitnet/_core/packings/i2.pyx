@@ -8,7 +8,7 @@ used. Padding, of rows and of columns, is code 1: the weight 0.
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from bitnet._core.packings.contract cimport BITNET_TILE_BYTES, Packing, bitnet_kernel, four_codes
+from bitnet._core.packings.contract cimport BITNET_TILE_BYTES, Packing, bitnet_kernel, four_bytes
 
 cdef extern from "kernels/i2.h":
     const bitnet_kernel I2_KERNELS[]
@@ -17,26 +17,28 @@ cdef enum:
     TILE_COLS = 16
 
 
-cdef void _pack(const int8_t *weights, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil:
-    cdef const int8_t *at
+cdef void _pack(const uint8_t *codes, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil:
+    cdef const uint8_t *at
     cdef Py_ssize_t tile, row
     cdef uint32_t fields
     for row in range(16):
         for tile in range(tiles):
-            at = weights + row * stride + tile * TILE_COLS
-            fields = (four_codes(at) | four_codes(at + 4) << 2 | four_codes(at + 8) << 4
-                      | four_codes(at + 12) << 6)
+            at = codes + row * stride + tile * TILE_COLS
+            fields = four_bytes(at) | four_bytes(at + 4) << 2 | four_bytes(at + 8) << 4 | four_bytes(at + 12) << 6
             memcpy(w + tile * BITNET_TILE_BYTES + 4 * row, &fields, 4)
 
 
-cdef void _unpack(const uint8_t *w, Py_ssize_t tiles, int8_t *weights, Py_ssize_t stride) noexcept nogil:
-    cdef Py_ssize_t tile, row, group, c
-    for tile in range(tiles):
-        for row in range(16):
+cdef void _unpack(const uint8_t *w, Py_ssize_t tiles, uint8_t *codes, Py_ssize_t stride) noexcept nogil:
+    cdef uint8_t *to
+    cdef Py_ssize_t tile, row, group
+    cdef uint32_t fields, four
+    for row in range(16):
+        for tile in range(tiles):
+            to = codes + row * stride + tile * TILE_COLS
+            fields = four_bytes(w + tile * BITNET_TILE_BYTES + 4 * row)
             for group in range(4):
-                for c in range(4):
-                    weights[row * stride + tile * TILE_COLS + 4 * group + c] = <int8_t>(
-                        (w[tile * BITNET_TILE_BYTES + 4 * row + c] >> (2 * group) & 3) - 1)
+                four = fields >> (2 * group) & <uint32_t>0x03030303
+                memcpy(to + 4 * group, &four, 4)
 
 
 cdef void _panel(const uint8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums, Py_ssize_t tiles,

@@ -20,7 +20,7 @@ The values that no five weights give decode to some weights all the same; paddin
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from bitnet._core.packings.contract cimport BITNET_TILE_BYTES, Packing, bitnet_kernel, four_codes
+from bitnet._core.packings.contract cimport BITNET_TILE_BYTES, Packing, bitnet_kernel, four_bytes
 
 cdef extern from "kernels/t5.h":
     const bitnet_kernel T5_KERNELS[]
@@ -28,29 +28,27 @@ cdef extern from "kernels/t5.h":
 cdef enum:
     TILE_COLS = 20
 
-# The stored byte of v + 121.
-cdef uint8_t _stored[243]
+# The stored byte of v + 121. The rest is never stored: it keeps codes that are none, and are refused after packing,
+# within the table.
+cdef uint8_t _stored[256]
 for _v in range(-121, 122):
     # The nearest integer: 256 v / 243 is never halfway between two.
     _stored[_v + 121] = ((2 * 256 * _v + 243) // (2 * 243)) & 0xff
 
 
-cdef void _pack(const int8_t *weights, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil:
-    cdef const int8_t *at
-    cdef uint8_t *to
+cdef void _pack(const uint8_t *codes, Py_ssize_t stride, uint8_t *w, Py_ssize_t tiles) noexcept nogil:
+    cdef const uint8_t *at
     cdef Py_ssize_t tile, row
     cdef uint32_t number
     for row in range(16):
         for tile in range(tiles):
-            at = weights + row * stride + tile * TILE_COLS
-            # Four numbers at once: each is at most 242, so no byte carries.
-            number = (81 * four_codes(at) + 27 * four_codes(at + 4) + 9 * four_codes(at + 8)
-                      + 3 * four_codes(at + 12) + four_codes(at + 16))
-            to = w + tile * BITNET_TILE_BYTES + 4 * row
-            to[0] = _stored[number & 0xff]
-            to[1] = _stored[number >> 8 & 0xff]
-            to[2] = _stored[number >> 16 & 0xff]
-            to[3] = _stored[number >> 24]
+            at = codes + row * stride + tile * TILE_COLS
+            # Four numbers v + 121 at once: each is at most 242, so no byte carries.
+            number = (81 * four_bytes(at) + 27 * four_bytes(at + 4) + 9 * four_bytes(at + 8)
+                      + 3 * four_bytes(at + 12) + four_bytes(at + 16))
+            number = (_stored[number & 0xff] | _stored[number >> 8 & 0xff] << 8 | _stored[number >> 16 & 0xff] << 16
+                      | <uint32_t>_stored[number >> 24] << 24)
+            memcpy(w + tile * BITNET_TILE_BYTES + 4 * row, &number, 4)
 
 
 cdef inline int _next_digit(int8_t *fraction) noexcept nogil:
@@ -59,7 +57,7 @@ cdef inline int _next_digit(int8_t *fraction) noexcept nogil:
     return (tripled + 128) >> 8
 
 
-cdef void _unpack(const uint8_t *w, Py_ssize_t tiles, int8_t *weights, Py_ssize_t stride) noexcept nogil:
+cdef void _unpack(const uint8_t *w, Py_ssize_t tiles, uint8_t *codes, Py_ssize_t stride) noexcept nogil:
     cdef Py_ssize_t tile, row, group, c
     cdef int8_t fraction
     for tile in range(tiles):
@@ -67,7 +65,7 @@ cdef void _unpack(const uint8_t *w, Py_ssize_t tiles, int8_t *weights, Py_ssize_
             for c in range(4):
                 fraction = <int8_t>w[tile * BITNET_TILE_BYTES + 4 * row + c]
                 for group in range(5):
-                    weights[row * stride + tile * TILE_COLS + 4 * group + c] = <int8_t>_next_digit(&fraction)
+                    codes[row * stride + tile * TILE_COLS + 4 * group + c] = <uint8_t>(_next_digit(&fraction) + 1)
 
 
 cdef void _panel(const uint8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums, Py_ssize_t tiles,
