@@ -1,0 +1,105 @@
+"""Ternary products against read bandwidth, the multiply peak, and NumPy."""
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+from shapes import SHAPES, THREADS, codes, floats, inputs, rotation
+
+from bitnet import TernaryWeight, machine
+
+BATCHES = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 48, 64]
+
+
+def prepared(shape, packing, tokens):
+    """Weights in rotation, inputs, an output, and a proof that the product is right."""
+    matrix, x = codes(*shape), inputs(tokens, shape[1])
+    weights = rotation(lambda: TernaryWeight.from_codes(matrix, 1.0, packing))
+    out = np.empty((tokens, shape[0]), np.int32)
+    np.testing.assert_array_equal(weights[0].matmul_int(x, out=out), reference.matmul_int(matrix, x))
+    return weights, x, out
+
+
+def figures(weights, tokens, seconds):
+    rows, cols = weights[0].shape
+    work = rows * cols * len(weights)
+    return {
+        "GB/s": f"{sum(weight.nbytes for weight in weights) / seconds / 1e9:.1f}",
+        "G weights/s": f"{work / seconds / 1e9:.0f}",
+        "GMAC/s": f"{work * tokens / seconds / 1e9:.0f}",
+    }
+
+
+def run(measure, shape, packing, tokens, num_threads, limits, group, most=None, rounds=9):
+    weights, x, out = prepared(shape, packing, tokens)
+    weights = weights[:most]
+
+    def products():
+        for weight in weights:
+            weight.matmul_int(x, out=out, num_threads=num_threads)
+
+    columns = {
+        "shape": f"{shape[0]}x{shape[1]}", "kernel": f"{packing}-{machine.kernels()[packing]}",
+        "threads": num_threads, "tokens": tokens,
+    }
+    bounds = {name: limit(weights) for name, limit in limits.items()}
+    measure(products, group=group, columns=columns, figures=lambda seconds: figures(weights, tokens, seconds),
+            limits=bounds, rounds=rounds, per_call=len(weights))
+
+
+def memory_bound(bandwidth, num_threads):
+    return lambda weights: lambda: sum(weight.nbytes for weight in weights) / bandwidth(num_threads)
+
+
+def multiply_bound(tokens, num_threads):
+    def bound(weights):
+        work = sum(weight.shape[0] * weight.shape[1] for weight in weights) * tokens
+        return lambda: work / machine.multiply_peak(num_threads)
+
+    return bound
+
+
+@pytest.mark.parametrize(("shape", "num_threads", "packing"), list(itertools.product(SHAPES, THREADS, ["i2", "t5"])))
+def test_one_token(measure, bandwidth, shape, num_threads, packing):
+    """Decoding: weights streamed from DRAM. Target: i2 at 0.85 of the read bandwidth of as many threads."""
+    limits = {"read": memory_bound(bandwidth, num_threads)}
+    run(measure, shape, packing, 1, num_threads, limits, "one token, weights from DRAM", rounds=15)
+
+
+@pytest.mark.parametrize("isa", machine.possible_isas(), indirect=True)
+@pytest.mark.parametrize("packing", ["i2", "t5"])
+def test_one_token_by_isa(measure, bandwidth, isa, packing):
+    limits = {"read": memory_bound(bandwidth, 1)}
+    run(measure, SHAPES[0], packing, 1, 1, limits, "one token, by instruction set", most=40)
+
+
+@pytest.mark.parametrize("isa", [name for name in machine.possible_isas() if name != "portable"], indirect=True)
+@pytest.mark.parametrize(("shape", "num_threads", "packing"), list(itertools.product(SHAPES, THREADS, ["i2", "t5"])))
+def test_128_tokens(measure, isa, shape, num_threads, packing):
+    """Prefill. Targets: 0.80 of the peak of AVX512-VNNI, 85 GMAC/s a thread on AVX2, 1.9 times on two threads."""
+    limits = {"multiply": multiply_bound(128, num_threads)}
+    run(measure, shape, packing, 128, num_threads, limits, "128 tokens", most=8)
+
+
+@pytest.mark.parametrize(("packing", "num_threads", "tokens"), list(itertools.product(["i2", "t5"], THREADS, BATCHES)))
+def test_few_tokens(measure, bandwidth, packing, num_threads, tokens):
+    """From decoding to prefill. Target: no cliff; time at most 1.3 times the larger limit (a share of 0.77)."""
+    limits = {"read": memory_bound(bandwidth, num_threads), "multiply": multiply_bound(tokens, num_threads)}
+    run(measure, SHAPES[0], packing, tokens, num_threads, limits, "1 to 64 tokens, weights from DRAM",
+        most=160 if tokens < 16 else 60)
+
+
+@pytest.mark.parametrize("tokens", [1, 128])
+def test_numpy_float32(measure, tokens):
+    """The floor: the same product with float32 weights, on the threads of NumPy's BLAS."""
+    weight, x = floats(*SHAPES[0]), floats(tokens, SHAPES[0][1])
+    out = np.empty((tokens, SHAPES[0][0]), np.float32)
+    copies = [weight.copy() for _ in range(20)]
+
+    def products():
+        for copy in copies:
+            np.matmul(x, copy.T, out=out)
+
+    measure(products, group="NumPy float32 @", columns={"shape": "2560x2560", "tokens": tokens}, per_call=len(copies),
+            figures=lambda seconds: {"GMAC/s": f"{weight.size * tokens * len(copies) / seconds / 1e9:.0f}"})
