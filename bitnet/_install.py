@@ -6,7 +6,7 @@ from importlib import metadata
 OURS, FOREIGN = "bitnet-runtime", "bitnet"
 
 
-def name_conflict():
+def name_conflict() -> str | None:
     """Look for the other distribution.
 
     Returns
@@ -24,7 +24,7 @@ def name_conflict():
     )
 
 
-def warn_if_shadowed():
+def warn_if_shadowed() -> None:
     """Warn of the other distribution, once, when `bitnet` is imported."""
     sentence = name_conflict()
     if sentence:

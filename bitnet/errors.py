@@ -209,14 +209,14 @@ class ConfigurationError(BitNetError, ValueError):
         return cls(f"{name} is {got!r}; it must be one of {_listed(known)}", name=name, got=got, known=tuple(known))
 
     @classmethod
-    def isa(cls, got, possible, known):
-        """BITNET_ISA names an instruction set this CPU cannot run, or nobody knows."""
+    def isa(cls, source, got, possible, known):
+        """An instruction set this CPU cannot run, or nobody knows; `source` is who asked, as ``"BITNET_ISA"``."""
         can = ", ".join(possible)
         if got in known:
-            sentence = f"BITNET_ISA is '{got}', but this CPU can run only {can}"
+            sentence = f"{source} is '{got}', but this CPU can run only {can}"
         else:
-            sentence = f"BITNET_ISA is '{got}', which names no instruction set; this CPU can run {can}"
-        return cls(sentence, got=got, possible=tuple(possible), known=tuple(known))
+            sentence = f"{source} is '{got}', which names no instruction set; this CPU can run {can}"
+        return cls(sentence, source=source, got=got, possible=tuple(possible), known=tuple(known))
 
     @classmethod
     def thread_count(cls, source, got, limit):
@@ -243,6 +243,12 @@ class TensorError(BitNetError, TypeError):
     def not_an_array(cls, what, got):
         """Something that is no NumPy array."""
         return cls(f"{what} must be a NumPy array, not {type(got).__name__}", what=what, got=type(got).__name__)
+
+    @classmethod
+    def not_numbers(cls, what, got):
+        """Something that is neither a real number nor an array of them."""
+        return cls(f"{what} must be a number or an array of numbers, not {type(got).__name__}",
+                   what=what, got=type(got).__name__)
 
     @classmethod
     def dtype(cls, what, expected, got):
@@ -285,6 +291,12 @@ class ShapeError(TensorError, ValueError):
         """A shape other than the one needed."""
         return cls(f"{what} has shape {_shape(got)}; it must be {_shape(expected)}",
                    what=what, expected=tuple(expected), got=tuple(got))
+
+    @classmethod
+    def scale(cls, what, fitting, got):
+        """Scales that fit neither the weight, nor its rows, nor its groups of columns."""
+        return cls(f"{what} has shape {_shape(got)}; it must be {' or '.join(_shape(shape) for shape in fitting)}",
+                   what=what, fitting=tuple(fitting), got=tuple(got))
 
     @classmethod
     def dimensions(cls, what, expected, got):
@@ -434,7 +446,9 @@ def _bytes(nbytes):
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
-    return f"{value:.3g} {units[0]}" if units[0] != "B" else f"{nbytes} B"
+    if units[0] == "B":
+        return f"{nbytes} B"
+    return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
 
 
 def _after(separator, text):

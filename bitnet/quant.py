@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet._core import quant as _core
-from bitnet._core.arrays import checked_group_size
+from bitnet._core.arrays import as_numbers, checked_group_size
 from bitnet.config import QuantizationConfig
 from bitnet.errors import ConfigurationError, ShapeError, TensorError
 
@@ -122,12 +122,19 @@ def dequantize(
     Returns
     -------
     ndarray of float32, shape of `codes`
+
+    Raises
+    ------
+    TensorError, ShapeError
+        If `codes` is no array, or `scale` has another shape.
     """
     if not isinstance(codes, np.ndarray):
         raise TensorError.not_an_array("codes", codes)
-    factor: npt.NDArray[np.float32] = np.asarray(scale, np.float32)
+    factor = as_numbers(scale, "scale")
     group_size = checked_group_size(group_size)
     if group_size is not None:
+        if codes.ndim != 2:
+            raise ShapeError.dimensions("codes", "(rows, cols)", codes.shape)
         needed = (len(codes), -(-codes.shape[-1] // group_size))
         if factor.shape != needed:
             raise ShapeError.mismatch("scale", needed, factor.shape)

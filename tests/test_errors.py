@@ -39,15 +39,25 @@ SENTENCES = [
      "device is 'tpu'; it must be one of 'auto', 'cpu'"),
     ("ConfigurationError", "choice", {"name": "group_size", "got": 3, "known": [64, 128]},
      "group_size is 3; it must be one of 64, 128"),
-    ("ConfigurationError", "isa", {"got": "avx512vnni", "possible": ["avx2", "portable"],
+    ("ConfigurationError", "isa", {"source": "BITNET_ISA", "got": "avx512vnni", "possible": ["avx2", "portable"],
                                    "known": ["portable", "avx2", "avx512vnni"]},
      "BITNET_ISA is 'avx512vnni', but this CPU can run only avx2, portable"),
-    ("ConfigurationError", "isa", {"got": "mmx", "possible": ["avx2", "portable"], "known": ["portable", "avx2"]},
+    ("ConfigurationError", "isa", {"source": "BITNET_ISA", "got": "mmx", "possible": ["avx2", "portable"],
+                                   "known": ["portable", "avx2"]},
      "BITNET_ISA is 'mmx', which names no instruction set; this CPU can run avx2, portable"),
     ("ConfigurationError", "thread_count", {"source": "BITNET_NUM_THREADS", "got": "many", "limit": 1024},
      "BITNET_NUM_THREADS is 'many'; it must be a whole number of threads from 1 to 1024"),
     ("ConfigurationError", "missing_extra", {"library": "torch", "extra": "train", "purpose": "training"},
      "training needs 'torch', which is not installed; install it with: pip install 'bitnet-runtime[train]'"),
+    ("TensorError", "not_numbers", {"what": "scale", "got": 1j},
+     "scale must be a number or an array of numbers, not complex"),
+    ("TensorError", "not_aligned", {"what": "x", "dtype": "float32"},
+     "x does not lie at addresses fit for float32; pass a copy of it"),
+    ("ShapeError", "scale", {"what": "scale", "fitting": [(), (3,)], "got": (2,)},
+     "scale has shape (2,); it must be () or (3,)"),
+    ("QuantizationError", "damaged", {"what": "data", "packing": "i2", "rows": 3, "cols": 4, "offset": 5},
+     "data is not what packing 'i2' writes for a 3 x 4 weight (byte 5 is the first that cannot be); the bytes are "
+     "damaged"),
     ("TensorError", "not_an_array", {"what": "x", "got": [1]}, "x must be a NumPy array, not list"),
     ("TensorError", "dtype", {"what": "x", "expected": np.dtype("int8"), "got": np.dtype("float64")},
      "x has dtype float64; it must be int8 (convert it with .astype(np.int8))"),
@@ -169,7 +179,8 @@ def test_the_sentence_is_in_the_house_style(owner, constructor, arguments, sente
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "written"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (2**31, "2 GiB"), (2**80, "1.05e+06 EiB")]
+    ("nbytes", "written"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1000 << 10, "1000 KiB"), (2**31, "2 GiB"), (2**80, "1048576 EiB")],
 )
 def test_bytes_are_written_with_a_unit(nbytes, written):
     assert f"cannot allocate {written} for" in str(errors.MemoryError.allocation(nbytes, "x"))

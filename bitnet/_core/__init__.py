@@ -1,7 +1,7 @@
 """The compiled core. Who uses whom, top down::
 
     matmul ─▶ packing ─▶ packings/i2, packings/t5 ─▶ kernels/*.h      the products
-       │         └─▶ quant ─▶ kernels/quant*.h                        numbers to codes
+       │         └─▶ source ─▶ quant ─▶ kernels/quant*.h               what to pack; numbers to codes
        └─▶ quant, threads, memory, arrays                             rows to int8, work to threads
     cpu          what may run here: every table of kernels is read through it
     errors       the only Python module of ours that the core imports

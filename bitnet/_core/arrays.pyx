@@ -85,6 +85,34 @@ def checked_output(out, shape, dtype, *inputs):
     return out
 
 
+def as_numbers(value, what):
+    """Copy a number, or an array of numbers, to float32.
+
+    Parameters
+    ----------
+    value : float or array of float
+    what : str
+        Its name in an error.
+
+    Returns
+    -------
+    ndarray of float32
+        C-contiguous; infinite where a number is beyond float32.
+
+    Raises
+    ------
+    TensorError
+        If it is made of something else.
+    """
+    try:
+        if np.iscomplexobj(value):
+            raise TypeError
+        with np.errstate(over="ignore"):
+            return np.array(value, dtype=np.float32, order="C")
+    except (TypeError, ValueError):
+        raise TensorError.not_numbers(what, value) from None
+
+
 def checked_group_size(group_size):
     """Hold a number of columns that share a scale to those there are.
 

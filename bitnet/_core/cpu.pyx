@@ -43,7 +43,7 @@ cdef bint _is_chosen = False
 
 cdef uint32_t allowed_features() except? 0:
     if not _is_chosen:
-        select_isa(os.environ.get("BITNET_ISA", "") or None)
+        _select("BITNET_ISA", os.environ.get("BITNET_ISA", "") or None)
     return _allowed
 
 
@@ -103,12 +103,16 @@ def select_isa(name):
     -----
     Not to be called while another thread computes: it may use either set. Results are the same bits on each.
     """
+    _select("isa", name)
+
+
+def _select(source, name):
     global _allowed, _is_chosen
     possible = possible_isas()
     if name is None:
         name = possible[0]
     if name not in possible:
-        raise ConfigurationError.isa(name, possible, tuple(ISAS))
+        raise ConfigurationError.isa(source, name, possible, tuple(ISAS))
     _allowed = ISAS[name]
     _is_chosen = True
 

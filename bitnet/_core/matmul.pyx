@@ -210,9 +210,11 @@ cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
 
 
 cdef tuple _output_shape(PackedWeight weight, x):
-    if x.ndim == 0 or x.shape[x.ndim - 1] != weight.cols:
+    if x.ndim == 0:
+        raise ShapeError.dimensions("x", "(..., cols)", x.shape)
+    if x.shape[x.ndim - 1] != weight.cols:
         raise ShapeError.columns(
-            f"a {weight.rows} x {weight.cols} ternary weight", weight.cols, x.shape[x.ndim - 1] if x.ndim else "none")
+            f"a {weight.rows} x {weight.cols} ternary weight", weight.cols, x.shape[x.ndim - 1])
     return (*x.shape[: x.ndim - 1], weight.rows)
 
 

@@ -25,9 +25,9 @@ from bitnet._core.quant cimport quant_kernel
 from bitnet._core.source cimport Source, read_numbers, read_packed, read_weights
 from bitnet._core.threads cimport run, thread_count
 
-from bitnet._core.arrays import checked, checked_group_size, checked_matrix
+from bitnet._core.arrays import as_numbers, checked, checked_group_size, checked_matrix
 from bitnet._core.quant import scales_of
-from bitnet.errors import KernelError, MemoryError, QuantizationError, ShapeError, TensorError
+from bitnet.errors import KernelError, MemoryError, QuantizationError, ShapeError
 
 cdef enum:
     # Columns collected at a time: a multiple of those of every packing's tile (16, 20) and of every group size (64,
@@ -248,13 +248,7 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
 
 def _checked_scale(scale, rows, groups):
     """Float32 and read-only, a copy of the caller's; of the shape that fits."""
-    try:
-        if np.iscomplexobj(scale):
-            raise TypeError
-        with np.errstate(over="ignore"):  # what is too large for float32 is told below
-            scale = np.array(scale, dtype=np.float32, order="C")
-    except (TypeError, ValueError):
-        raise TensorError.not_an_array("scale", scale) from None
+    scale = as_numbers(scale, "scale")
     if groups is not None:
         fitting = [(rows, groups)]
     else:
@@ -262,7 +256,7 @@ def _checked_scale(scale, rows, groups):
             scale = scale.reshape(())
         fitting = [(), (rows,)]
     if scale.shape not in fitting:
-        raise ShapeError.mismatch("scale", fitting[len(fitting) - 1], scale.shape)
+        raise ShapeError.scale("scale", fitting, scale.shape)
     if not np.isfinite(scale).all():
         index = np.unravel_index(int(np.argmin(np.isfinite(scale))), scale.shape) if scale.ndim else ()
         raise QuantizationError.scale("scale", scale[index], index)

@@ -295,7 +295,7 @@ def ternarize(w, s, group_size=None, out=None, num_threads=None):
     groups = 1 if group_size is None else -(-w.shape[1] // group_size)
     fitting = [(), (w.shape[0],)] if group_size is None else [(w.shape[0], groups)]
     if s.shape not in fitting:
-        raise ShapeError.mismatch("s", fitting[len(fitting) - 1], s.shape)
+        raise ShapeError.scale("s", fitting, s.shape)
     cdef const float[:, ::1] view = w
     cdef const float[::1] scales = s.reshape(-1)
     cdef int threads = thread_count(num_threads)

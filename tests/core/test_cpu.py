@@ -41,13 +41,13 @@ def test_an_impossible_isa_is_an_error_that_lists_the_possible_ones_and_changes_
     with pytest.raises(ConfigurationError) as caught:
         cpu.select_isa(impossible)
     assert str(caught.value) == (
-        f"BITNET_ISA is '{impossible}', but this CPU can run only {', '.join(cpu.possible_isas())}"
+        f"isa is '{impossible}', but this CPU can run only {', '.join(cpu.possible_isas())}"
     )
     assert cpu.isa() == isa
 
 
 def test_an_unknown_isa_is_an_error():
-    with pytest.raises(ConfigurationError, match=r"BITNET_ISA is 'sse9', which names no instruction set; this CPU can"):
+    with pytest.raises(ConfigurationError, match=r"isa is 'sse9', which names no instruction set; this CPU can"):
         cpu.select_isa("sse9")
 
 

@@ -56,9 +56,11 @@ class TestInputs:
         with pytest.raises(TensorError, match=exactly(sentence + "pass np.ascontiguousarray of it")):
             function(weight, np.zeros((2, COLS), taken, order="F"))
 
-    @pytest.mark.parametrize(
-        ("shape", "got"), [((4,), 4), ((2, 2), 2), ((0, 4), 4), ((3, 0), 0), ((3, 1), 1), ((), "none")]
-    )
+    def test_a_single_number_is_refused(self, weight, function, taken, given):
+        with pytest.raises(ShapeError, match=exactly("x has shape (); it must have shape (..., cols)")):
+            function(weight, np.zeros((), taken))
+
+    @pytest.mark.parametrize(("shape", "got"), [((4,), 4), ((2, 2), 2), ((0, 4), 4), ((3, 0), 0), ((3, 1), 1)])
     def test_other_columns_than_those_of_the_weight_are_refused(self, weight, function, taken, given, shape, got):
         sentence = f"cannot multiply a 5 x 3 ternary weight: the weight has 3 columns, the input {got}"
         with pytest.raises(ShapeError, match=exactly(sentence)):

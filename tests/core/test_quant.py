@@ -347,7 +347,8 @@ def test_a_group_size_there_is_none_of_is_refused(group_size):
 
 
 @pytest.mark.parametrize(
-    ("shape", "group_size", "needed"), [((2,), None, (3,)), ((3, 1), None, (3,)), ((), 64, (3, 2)), ((3,), 64, (3, 2))]
+    ("shape", "group_size", "needed"),
+    [((2,), None, "() or (3,)"), ((3, 1), None, "() or (3,)"), ((), 64, "(3, 2)"), ((3,), 64, "(3, 2)")],
 )
 def test_scales_of_another_shape_are_refused(shape, group_size, needed):
     with pytest.raises(ShapeError) as caught:

@@ -1,0 +1,86 @@
+"""Types: the stubs are what the extensions are, and the annotations are what a user's checker should infer."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bitnet
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "bitnet"
+# Where the imported package lies, so that the checkers see the one that the tests run.
+TOP = Path(bitnet.__file__).resolve().parents[1]
+
+def visible(pyx):
+    """The names that Python can import from the source of an extension."""
+    found = re.findall(r"(?m)^(?:def|class|cdef class|cpdef [\w.* ]*?) ?(\w+)\b *[(:]|^([A-Z][A-Z_]+) = ", pyx)
+    return {name for pair in found for name in pair if name and not name.startswith("_")}
+
+
+def stubbed(pyi):
+    found = re.findall(r"(?m)^(?:def|class) (\w+)|^([A-Z][A-Z_]+): ", pyi)
+    return {name for pair in found for name in pair if name}
+
+
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "_core").glob("**/*.pyx"))}
+STUBS = sorted((PACKAGE / "_core").glob("**/*.pyi"))
+
+
+def check(tmp_path, *arguments):
+    """Run a checker; all it prints."""
+    # What lies among the installed packages is found there, and must not be named a second time.
+    path = "" if TOP.name == "site-packages" else str(TOP)
+    environment = {**os.environ, "MYPY_CACHE_DIR": str(tmp_path), "MYPYPATH": path}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_an_extension_that_python_can_use_has_a_stub(path):
+    names, stub = visible(SOURCES[path]), path.with_suffix(".pyi")
+    assert (stubbed(stub.read_text(encoding="utf-8")) if stub.exists() else set()) == names
+
+
+def test_each_stub_belongs_to_an_extension():
+    assert [path.name for path in STUBS if path.with_suffix(".pyx") not in SOURCES] == []
+    assert (PACKAGE / "py.typed").read_bytes() == b""
+
+
+def test_the_stubs_match_the_extensions(tmp_path):
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in STUBS]
+    printed = check(
+        tmp_path, "mypy.stubtest", "--concise", "--ignore-unused-allowlist",
+        "--allowlist", HERE / "typing" / "allowlist.txt", *modules,
+    )  # fmt: skip
+    assert printed == ""
+
+
+def test_a_stub_that_lies_is_reported(tmp_path):
+    # A module beside its stub, so that stubtest is seen to complain.
+    (tmp_path / "sample.py").write_text("def f(a): return a\n")
+    (tmp_path / "sample.pyi").write_text("def f(a: int, b: int) -> int: ...\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "--concise", "sample"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'sample.f is inconsistent, runtime does not have parameter "b"' in done.stdout
+
+
+def test_each_line_of_the_allowlist_has_a_reason():
+    lines = (HERE / "typing" / "allowlist.txt").read_text(encoding="utf-8").splitlines()
+    is_reasoned = False
+    for line in lines:
+        is_reasoned = line.startswith("# ") or (is_reasoned and line != "")
+        assert is_reasoned or line == "", line
+
+
+def test_the_annotations_and_their_uses_hold(tmp_path):
+    # config.py and errors.py have no annotations; calls into them are taken as they are.
+    files = [HERE / "typing" / "use.py", *(TOP / "bitnet" / name for name in ("weight.py", "quant.py", "machine.py"))]
+    options = ["--strict", "--allow-untyped-calls", "--follow-imports=silent", "--config-file="]
+    assert check(tmp_path, "mypy", *options, *files) == "Success: no issues found in 4 source files\n"
