@@ -13,7 +13,7 @@ the factor ``1 / a`` comes last.
 
 import numpy as np
 
-from libc.stdint cimport int8_t, int32_t, uint8_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from bitnet._core.memory cimport Block, allocate, checked_product
@@ -32,11 +32,12 @@ from bitnet._core.arrays import checked, checked_output
 from bitnet.errors import QuantizationError, ShapeError
 
 cdef enum:
-    # The inputs of a unit's tokens stay in a core's second-level cache while the panels pass by.
+    # The inputs of a unit's tokens stay in a core's second-level cache while the panels pass by, and the pages of its
+    # outputs, one or more a token, in the first level of its TLB.
     UNIT_INPUT_BYTES = 256 << 10
-    # Enough units for each thread to even out one that was held up, and few enough that the weights of a unit are
-    # one long stream.
-    UNITS_PER_THREAD = 4
+    UNIT_TOKENS = 64
+    # Units of panels, for one unit of tokens.
+    MAX_PANEL_UNITS = 64
     # Preparing fewer inputs than this takes less time than handing them out.
     PREPARE_INPUTS = 16 << 10
 
@@ -67,7 +68,29 @@ cdef struct Job:
     float *y
     int32_t *y_int
     # The units.
-    Py_ssize_t prepare_tokens, unit_tokens, unit_panels, panel_units
+    Py_ssize_t prepare_tokens, unit_tokens, panel_units
+    Py_ssize_t starts[MAX_PANEL_UNITS + 1]
+
+
+cdef int32_t _sum(const int8_t *q, Py_ssize_t n) noexcept nogil:
+    """The sum of n integers, eight at a time: as 0 to 255, pairs of them added in 16-bit lanes."""
+    cdef Py_ssize_t i, start = 0, end
+    cdef int32_t total = 0
+    cdef uint64_t eight, lanes
+    while start < n - 7:
+        # 128 times 2 * 255 fits 16 bits.
+        end = min(start + 1024, n & ~<Py_ssize_t>7)
+        lanes = 0
+        for i in range(start, end, 8):
+            memcpy(&eight, q + i, 8)
+            eight ^= <uint64_t>0x8080808080808080
+            lanes += (eight & <uint64_t>0x00ff00ff00ff00ff) + (eight >> 8 & <uint64_t>0x00ff00ff00ff00ff)
+        total += <int32_t>((lanes & 0xffff) + (lanes >> 16 & 0xffff) + (lanes >> 32 & 0xffff) + (lanes >> 48))
+        total -= <int32_t>(128 * (end - start))
+        start = end
+    for i in range(start, n):
+        total += q[i]
+    return total
 
 
 cdef void _prepare(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -91,20 +114,18 @@ cdef void _prepare(void *data, Py_ssize_t unit, int member) noexcept nogil:
         else:
             memcpy(q, job.x_int + t * job.cols, job.cols)
         for group in range(job.groups):
-            total = 0
-            for c in range(group * job.group_cols, min((group + 1) * job.group_cols, job.cols)):
-                total += q[c]
-            job.q_sums[t * job.groups + group] = total
+            c = group * job.group_cols
+            job.q_sums[t * job.groups + group] = _sum(q + c, min(job.group_cols, job.cols - c))
 
 
 cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     """Some panels times some tokens."""
     cdef Job *job = <Job *>data
-    cdef Py_ssize_t first_panel = unit % job.panel_units * job.unit_panels
+    cdef Py_ssize_t panels = unit % job.panel_units
     cdef Py_ssize_t first_token = unit // job.panel_units * job.unit_tokens
     cdef Py_ssize_t last_token = min(first_token + job.unit_tokens, job.tokens)
     cdef Py_ssize_t panel, t
-    for panel in range(first_panel, min(first_panel + job.unit_panels, job.panels)):
+    for panel in range(job.starts[panels], job.starts[panels + 1]):
         t = first_token
         while t < last_token:
             if not job.has_groups:
@@ -118,28 +139,40 @@ cdef void _multiply_panel(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssize
     cdef int32_t sums[BITNET_TOKENS * BITNET_PANEL_ROWS]
     cdef Py_ssize_t row = panel * BITNET_PANEL_ROWS
     cdef Py_ssize_t rows = min(<Py_ssize_t>BITNET_PANEL_ROWS, job.rows - row)
-    cdef Py_ssize_t t, r
-    cdef int32_t q_sum
-    cdef float factor, scale
-    cdef const float *scales
-    cdef float *y
+    cdef Py_ssize_t t, at
     job.panel(job.w + panel * job.panel_bytes, job.q + first * job.q_stride, job.q_stride, sums, job.tiles, tokens)
     for t in range(tokens):
-        q_sum = job.q_sums[first + t]
+        at = (first + t) * job.rows + row
         if job.y == NULL:
-            for r in range(rows):
-                job.y_int[(first + t) * job.rows + row + r] = sums[BITNET_PANEL_ROWS * t + r] - q_sum
-            continue
-        factor = job.factors[first + t]
-        y = job.y + (first + t) * job.rows + row
-        if job.scale_step == 0:
-            scale = job.scales[0] * factor
-            for r in range(rows):
-                y[r] = <float>(sums[BITNET_PANEL_ROWS * t + r] - q_sum) * scale
+            _finish_integers(sums + BITNET_PANEL_ROWS * t, job.q_sums[first + t], rows, job.y_int + at)
+        elif job.scale_step == 0:
+            _finish_floats(sums + BITNET_PANEL_ROWS * t, job.q_sums[first + t], rows,
+                           job.scales[0] * job.factors[first + t], job.y + at)
         else:
-            scales = job.scales + row
-            for r in range(rows):
-                y[r] = <float>(sums[BITNET_PANEL_ROWS * t + r] - q_sum) * (scales[r] * factor)
+            _finish_rows(sums + BITNET_PANEL_ROWS * t, job.q_sums[first + t], rows, job.scales + row,
+                         job.factors[first + t], job.y + at)
+
+
+# What is done to the sums of one token and up to 16 rows. Of their own, so that the compiler sees nothing else in the
+# loops and can use vectors.
+
+cdef void _finish_integers(const int32_t *sums, int32_t q_sum, Py_ssize_t rows, int32_t *y) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(rows):
+        y[r] = sums[r] - q_sum
+
+
+cdef void _finish_floats(const int32_t *sums, int32_t q_sum, Py_ssize_t rows, float scale, float *y) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(rows):
+        y[r] = <float>(sums[r] - q_sum) * scale
+
+
+cdef void _finish_rows(const int32_t *sums, int32_t q_sum, Py_ssize_t rows, const float *scales, float factor,
+                       float *y) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(rows):
+        y[r] = <float>(sums[r] - q_sum) * (scales[r] * factor)
 
 
 cdef void _multiply_groups(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t tokens) noexcept nogil:
@@ -174,7 +207,7 @@ cdef void _multiply_groups(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssiz
 cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
     """Fill in what does not depend on the kind of inputs, and do the work."""
     cdef const bitnet_kernel *kernel = packing_kernel(weight.layout)
-    cdef Py_ssize_t token_units, least_units
+    cdef Py_ssize_t token_units
     cdef Py_ssize_t sums_at, factors_at
     cdef Block scratch
     job.panel = kernel.panel if kernel != NULL else weight.layout.portable
@@ -197,16 +230,30 @@ cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
     job.q_sums, job.factors = <int32_t *>(scratch.data + sums_at), <float *>(scratch.data + factors_at)
 
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
-    job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, UNIT_INPUT_BYTES // job.q_stride // BITNET_TOKENS * BITNET_TOKENS)
+    job.unit_tokens = min(<Py_ssize_t>UNIT_TOKENS, UNIT_INPUT_BYTES // job.q_stride // BITNET_TOKENS * BITNET_TOKENS)
+    job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, job.unit_tokens)
     token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
-    least_units = (threads * UNITS_PER_THREAD + token_units - 1) // token_units if threads > 1 else 1
-    job.unit_panels = max(<Py_ssize_t>1, job.panels // least_units)
-    job.panel_units = (job.panels + job.unit_panels - 1) // job.unit_panels
+    _cut_panels(job, threads)
     with nogil:
         run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
         if not job.failed:
             run(_multiply, job, token_units * job.panel_units, threads)
     return job.failed
+
+
+cdef void _cut_panels(Job *job, int threads) noexcept:
+    """Cut the panels into units: large ones first, that read memory as long streams, then smaller and smaller ones, so
+    that the threads end together."""
+    cdef Py_ssize_t start = 0, size
+    job.panel_units = 0
+    while start < job.panels:
+        size = job.panels - start
+        if threads > 1 and job.panel_units < MAX_PANEL_UNITS - 1:
+            size = max(<Py_ssize_t>1, size // (2 * threads))
+        job.starts[job.panel_units] = start
+        job.panel_units += 1
+        start += size
+    job.starts[job.panel_units] = job.panels
 
 
 cdef tuple _output_shape(PackedWeight weight, x):

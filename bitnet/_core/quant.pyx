@@ -30,6 +30,8 @@ cdef extern from "kernels/quant.h":
 
 cdef enum:
     BLOCK = 65536
+    # Codes that no cache would keep until they are used.
+    STREAMED = 8 << 20
     # The bit pattern of infinity; every NaN lies above.
     NOT_FINITE = 0x7f800000
 
@@ -95,10 +97,11 @@ cdef double _sum_abs(const bitnet_quant_kernel *kernel, const float *x, Py_ssize
     return total
 
 
-cdef void ternary_row(const bitnet_quant_kernel *kernel, const float *x, Py_ssize_t n, float s, int8_t *t) noexcept nogil:
+cdef void ternary_row(const bitnet_quant_kernel *kernel, const float *x, Py_ssize_t n, float s, int8_t *t,
+                      bint streams) noexcept nogil:
     cdef Py_ssize_t i, whole = _whole_steps(kernel, n)
     if whole:
-        kernel.ternary(x, whole, s, t)
+        kernel.ternary(x, whole, s, t, streams)
     for i in range(whole, n):
         t[i] = <int8_t>rintf(min(max(x[i] * s, <float>-1), <float>1))
 
@@ -252,6 +255,7 @@ cdef struct TernaryJob:
     int8_t *t
     Py_ssize_t cols, strip, strips, s_per_row
     Py_ssize_t rows, rows_per_unit
+    bint streams
 
 
 cdef void _ternary_rows(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -263,7 +267,7 @@ cdef void _ternary_rows(void *data, Py_ssize_t unit, int member) noexcept nogil:
         for strip in range(job.strips):
             at = row * job.cols + strip * job.strip
             ternary_row(job.kernel, job.w + at, min(job.strip, job.cols - strip * job.strip),
-                        job.s[row * job.s_per_row + strip * (job.s_per_row != 0)], job.t + at)
+                        job.s[row * job.s_per_row + strip * (job.s_per_row != 0)], job.t + at, job.streams)
 
 
 def ternarize(w, s, group_size=None, out=None, num_threads=None):
@@ -309,6 +313,7 @@ def ternarize(w, s, group_size=None, out=None, num_threads=None):
     job.strips = (job.cols + job.strip - 1) // job.strip
     job.s_per_row = 0 if s.ndim == 0 else job.strips
     job.rows_per_unit = max(<Py_ssize_t>1, BLOCK // job.cols)
+    job.streams = job.rows * job.cols >= STREAMED
     with nogil:
         run(_ternary_rows, &job, (job.rows + job.rows_per_unit - 1) // job.rows_per_unit, threads)
     return codes

@@ -51,7 +51,7 @@ cdef int read_numbers(const Source *source, Py_ssize_t row, Py_ssize_t col, Py_s
     while done < n:
         # `col` begins a strip: chunks are multiples of all group sizes, and without groups the strip is the row.
         some = min(n - done, source.strip)
-        ternary_row(source.kernel, numbers + done, some, s[(col + done) // source.strip], <int8_t *>codes + done)
+        ternary_row(source.kernel, numbers + done, some, s[(col + done) // source.strip], <int8_t *>codes + done, False)
         done += some
     for i in range(n):
         codes[i] += 1

@@ -356,6 +356,15 @@ def test_scales_of_another_shape_are_refused(shape, group_size, needed):
     assert str(caught.value) == f"s has shape {shape}; it must be {needed}"
 
 
+@pytest.mark.parametrize("offset", [0, 1, 16, 32])
+def test_codes_too_many_for_a_cache_are_the_same(isa, offset):
+    w = np.tile(np.linspace(-2, 2, 4096, dtype=np.float32), (2048 + 1, 1))
+    out = np.zeros(w.size + 64, np.int8)[offset : offset + w.size].reshape(w.shape)
+    s = reciprocal_scales(w)
+    ternarize(w, s, out=out)
+    np.testing.assert_array_equal(out, reference.ternarize(w, s))
+
+
 def test_scales_of_another_dtype_are_refused():
     with pytest.raises(TensorError, match="s has dtype float64; it must be float32"):
         quant.ternarize(np.ones((3, 100), np.float32), np.ones(3))

@@ -128,8 +128,11 @@ static void quant_case(FILE *file) {
         if (h.is_finite) {
             COMPARE(QUANT, kernel->isa, "lanes", double, lanes.data, h.lanes_after, 16);
             memset(codes.data, 0x5a, n);
-            kernel->ternary(x.data, h.n, h.s, codes.data);
+            kernel->ternary(x.data, h.n, h.s, codes.data, 0);
             COMPARE(QUANT, kernel->isa, "ternary", int8_t, codes.data, t.data, n);
+            memset(codes.data, 0x55, n);
+            kernel->ternary(x.data, h.n, h.s, codes.data, 1);
+            COMPARE(QUANT, kernel->isa, "ternary, streamed", int8_t, codes.data, t.data, n);
             memset(codes.data, 0x5a, n);
             const int32_t sum = kernel->int8(x.data, h.n, h.a, codes.data);
             COMPARE(QUANT, kernel->isa, "int8", int8_t, codes.data, q.data, n);

@@ -3,7 +3,8 @@
  *   vcvtps2pd             halves of 8 floats to 4 doubles each: sums in 16 double lanes
  *   vpmaxud               of bit patterns: for floats without their sign the order is that of integers
  *   vcvtps2dq             rounds half to even
- *   vpackssdw, vpacksswb  i32 to i8 within 128-bit lanes; vpermd puts the lanes in order */
+ *   vpackssdw, vpacksswb  i32 to i8 within 128-bit lanes; vpermd puts the lanes in order
+ *   vmovntdq              a store around the caches; sfence orders it before what follows */
 #ifndef BITNET_QUANT_AVX2_H
 #define BITNET_QUANT_AVX2_H
 
@@ -62,8 +63,9 @@ BITNET_INLINE __m256i quant_narrow_avx2(__m256i a_i32x8, __m256i b_i32x8, __m256
     return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab_i16x16, cd_i16x16), in_order);
 }
 
-BITNET_KERNEL void quant_ternary_avx2(const float *x, ptrdiff_t n, float s, int8_t *t) {
+BITNET_KERNEL void quant_ternary_avx2(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
     const __m256 s_f32x8 = _mm256_set1_ps(s), one = _mm256_set1_ps(1.0f), minus_one = _mm256_set1_ps(-1.0f);
+    streams = streams && (uintptr_t)t % 32 == 0;
     for (ptrdiff_t i = 0; i < n; i += 32) {
         __m256i t_i32x8[4];
         BITNET_PREFETCH((const char *)(x + i) + 2048);
@@ -72,8 +74,13 @@ BITNET_KERNEL void quant_ternary_avx2(const float *x, ptrdiff_t n, float s, int8
             const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * k), s_f32x8);
             t_i32x8[k] = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, one), minus_one));
         }
-        _mm256_storeu_si256((__m256i *)(t + i), quant_narrow_avx2(t_i32x8[0], t_i32x8[1], t_i32x8[2], t_i32x8[3]));
+        const __m256i t_i8x32 = quant_narrow_avx2(t_i32x8[0], t_i32x8[1], t_i32x8[2], t_i32x8[3]);
+        if (streams)
+            _mm256_stream_si256((__m256i *)(t + i), t_i8x32);
+        else
+            _mm256_storeu_si256((__m256i *)(t + i), t_i8x32);
     }
+    if (streams) _mm_sfence();
     _mm256_zeroupper();
 }
 

@@ -3,7 +3,8 @@
  *   vcvtps2pd   8 floats to 8 doubles: sums in 16 double lanes
  *   vpmaxud     of bit patterns: for floats without their sign the order is that of integers
  *   vcvtps2dq   rounds half to even
- *   vpmovdb     i32 to i8 */
+ *   vpmovdb     i32 to i8
+ *   vmovntdq    a store around the caches; sfence orders it before what follows */
 #ifndef BITNET_QUANT_AVX512VNNI_H
 #define BITNET_QUANT_AVX512VNNI_H
 
@@ -43,14 +44,19 @@ BITNET_KERNEL uint32_t quant_max_abs_avx512vnni(const float *x, ptrdiff_t n) {
     return largest;
 }
 
-BITNET_KERNEL void quant_ternary_avx512vnni(const float *x, ptrdiff_t n, float s, int8_t *t) {
+BITNET_KERNEL void quant_ternary_avx512vnni(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
     const __m512 s_f32x16 = _mm512_set1_ps(s), one = _mm512_set1_ps(1.0f), minus_one = _mm512_set1_ps(-1.0f);
+    streams = streams && (uintptr_t)t % 16 == 0;
     for (ptrdiff_t i = 0; i < n; i += 16) {
         BITNET_PREFETCH((const char *)(x + i) + 4096);
         const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + i), s_f32x16);
         const __m512i t_i32x16 = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(scaled, one), minus_one));
-        _mm_storeu_si128((__m128i *)(t + i), _mm512_cvtepi32_epi8(t_i32x16));
+        if (streams)
+            _mm_stream_si128((__m128i *)(t + i), _mm512_cvtepi32_epi8(t_i32x16));
+        else
+            _mm_storeu_si128((__m128i *)(t + i), _mm512_cvtepi32_epi8(t_i32x16));
     }
+    if (streams) _mm_sfence();
     _mm256_zeroupper();
 }
 

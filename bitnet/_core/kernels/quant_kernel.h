@@ -14,8 +14,9 @@ typedef struct {
     uint32_t (*sum_abs)(const float *x, ptrdiff_t n, double lanes[16]);
     /* The largest bit pattern of |x[i]|. */
     uint32_t (*max_abs)(const float *x, ptrdiff_t n);
-    /* t[i] = round_half_even(clamp(x[i] * s, -1, 1)). */
-    void (*ternary)(const float *x, ptrdiff_t n, float s, int8_t *t);
+    /* t[i] = round_half_even(clamp(x[i] * s, -1, 1)). `streams` advises to write t around the caches, where the
+     * instruction set can and t is aligned for it: lines that are written whole need not be read first. */
+    void (*ternary)(const float *x, ptrdiff_t n, float s, int8_t *t, int streams);
     /* q[i] = round_half_even(x[i] * a), which must lie in -127..127; returns the sum of q. */
     int32_t (*int8)(const float *x, ptrdiff_t n, float a, int8_t *q);
 } bitnet_quant_kernel;

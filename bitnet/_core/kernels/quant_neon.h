@@ -50,7 +50,8 @@ BITNET_INLINE int8x16_t quant_narrow_neon(int32x4_t a_i32x4, int32x4_t b_i32x4, 
     return vuzp1q_s8(vreinterpretq_s8_s16(ab_i16x8), vreinterpretq_s8_s16(cd_i16x8));
 }
 
-BITNET_KERNEL void quant_ternary_neon(const float *x, ptrdiff_t n, float s, int8_t *t) {
+BITNET_KERNEL void quant_ternary_neon(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
+    (void)streams; /* NEON has no such store */
     const float32x4_t s_f32x4 = vdupq_n_f32(s), one = vdupq_n_f32(1.0f), minus_one = vdupq_n_f32(-1.0f);
     for (ptrdiff_t i = 0; i < n; i += 16) {
         int32x4_t t_i32x4[4];
