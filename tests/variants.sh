@@ -26,7 +26,7 @@ if [ "$variant" = sanitize ]; then
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc
 fi
 
-# -P: the working directory's bitnet must not hide the one built here.
-export PYTHONPATH=$lib BITNET_VARIANT=$variant
-"$python" -P -c "import bitnet._core.matmul as m; assert m.__file__.startswith('$lib'), m.__file__"
-exec "$python" -P -m pytest -q -p no:cacheprovider "${@:-tests/core}"
+# The working directory's bitnet must not hide the one built here, neither now nor in the processes that tests start.
+export PYTHONPATH=$lib PYTHONSAFEPATH=1
+"$python" -c "import bitnet._core.matmul as m; assert m.__file__.startswith('$lib'), m.__file__"
+exec "$python" -m pytest -q -p no:cacheprovider "${@:-tests/core}"
