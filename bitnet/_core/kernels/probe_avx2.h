@@ -23,19 +23,22 @@ BITNET_KERNEL uint64_t probe_read_avx2(const uint8_t *data, ptrdiff_t n) {
     return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
 
-/* Twelve sums hide the latency of the multiply; the empty assembly keeps them in registers and the loop whole. */
+/* Eight sums hide the latency of the addition; empty assembly keeps the compiler from taking equal products for one. */
+#define PROBE_STEP(sum)                  \
+    BITNET_OPAQUE_VECTOR(codes_u8x32);   \
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes_u8x32, x_i8x32)); \
+    BITNET_OPAQUE_VECTOR(sum);
+
 BITNET_KERNEL int64_t probe_multiply_avx2(int64_t rounds) {
-    __m256i codes_u8x32 = _mm256_set1_epi8(1), x_i8x32 = _mm256_set1_epi8(1), sums_i16x16[12];
-    for (int k = 0; k < 12; k++) sums_i16x16[k] = _mm256_setzero_si256();
+    __m256i codes_u8x32 = _mm256_set1_epi8(1), x_i8x32 = _mm256_set1_epi8(1);
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
     for (int64_t i = 0; i < rounds; i++) {
-        BITNET_OPAQUE_VECTOR(codes_u8x32);
-        for (int k = 0; k < 12; k++)
-            sums_i16x16[k] = _mm256_add_epi16(sums_i16x16[k], _mm256_maddubs_epi16(codes_u8x32, x_i8x32));
+        PROBE_STEP(a) PROBE_STEP(b) PROBE_STEP(c) PROBE_STEP(d) PROBE_STEP(e) PROBE_STEP(f) PROBE_STEP(g) PROBE_STEP(h)
     }
-    for (int k = 0; k < 12; k++) BITNET_OPAQUE_VECTOR(sums_i16x16[k]);
     _mm256_zeroupper();
-    return rounds * 12 * 32;
+    return rounds * 8 * 32;
 }
+#undef PROBE_STEP
 
 BITNET_TARGET_END
 #endif

@@ -23,18 +23,22 @@ BITNET_KERNEL uint64_t probe_read_avx512vnni(const uint8_t *data, ptrdiff_t n) {
     return all;
 }
 
-/* Twelve sums hide the latency of the multiply; the empty assembly keeps them in registers and the loop whole. */
+/* Eight sums hide the latency of the multiply; empty assembly keeps the compiler from taking equal products for one. */
+#define PROBE_STEP(sum)                  \
+    BITNET_OPAQUE_VECTOR(codes_u8x64);   \
+    sum = _mm512_dpbusd_epi32(sum, codes_u8x64, x_i8x64); \
+    BITNET_OPAQUE_VECTOR(sum);
+
 BITNET_KERNEL int64_t probe_multiply_avx512vnni(int64_t rounds) {
-    __m512i codes_u8x64 = _mm512_set1_epi8(1), x_i8x64 = _mm512_set1_epi8(1), sums_i32x16[12];
-    for (int k = 0; k < 12; k++) sums_i32x16[k] = _mm512_setzero_si512();
+    __m512i codes_u8x64 = _mm512_set1_epi8(1), x_i8x64 = _mm512_set1_epi8(1);
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
     for (int64_t i = 0; i < rounds; i++) {
-        BITNET_OPAQUE_VECTOR(codes_u8x64);
-        for (int k = 0; k < 12; k++) sums_i32x16[k] = _mm512_dpbusd_epi32(sums_i32x16[k], codes_u8x64, x_i8x64);
+        PROBE_STEP(a) PROBE_STEP(b) PROBE_STEP(c) PROBE_STEP(d) PROBE_STEP(e) PROBE_STEP(f) PROBE_STEP(g) PROBE_STEP(h)
     }
-    for (int k = 0; k < 12; k++) BITNET_OPAQUE_VECTOR(sums_i32x16[k]);
     _mm256_zeroupper();
-    return rounds * 12 * 64;
+    return rounds * 8 * 64;
 }
+#undef PROBE_STEP
 
 BITNET_TARGET_END
 #endif
