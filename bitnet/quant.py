@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet._core import quant as _core
-from bitnet._core.arrays import as_numbers, checked_group_size
+from bitnet._core.arrays import as_numbers, checked, checked_group_size
 from bitnet.config import QuantizationConfig
-from bitnet.errors import ConfigurationError, ShapeError, TensorError
+from bitnet.errors import ConfigurationError, ShapeError
 
 __all__ = ["dequantize", "quantize_activations", "quantize_weights"]
 
@@ -128,8 +128,7 @@ def dequantize(
     TensorError, ShapeError
         If `codes` is no array, or `scale` has another shape.
     """
-    if not isinstance(codes, np.ndarray):
-        raise TensorError.not_an_array("codes", codes)
+    checked(codes, "codes", np.int8)
     factor = as_numbers(scale, "scale")
     group_size = checked_group_size(group_size)
     if group_size is not None:

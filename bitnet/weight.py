@@ -88,7 +88,7 @@ class TernaryWeight:
         """
         config = checked_config(config, "TernaryWeight.from_float")
         s = quant.reciprocal_scales(w, config.per_channel, config.group_size, num_threads)
-        name = choose_packing(w.shape, config.group_size) if packing == "auto" else packing
+        name = _named(packing, w, config.group_size, num_threads)
         return cls._of(packings.pack_numbers(w, s, name, config.group_size, num_threads))
 
     @classmethod
@@ -128,7 +128,7 @@ class TernaryWeight:
         KernelError
             If the packing is unknown, or cannot have such groups.
         """
-        name = choose_packing(getattr(codes, "shape", ()), group_size) if packing == "auto" else packing
+        name = _named(packing, codes, group_size, num_threads)
         return cls._of(packings.pack_codes(codes, scale, name, group_size, num_threads))
 
     @property
@@ -283,7 +283,15 @@ def _from_packed_bytes(
     return cls._of(packings.from_packed_bytes(data, *shape, scale, name, group_size))
 
 
-def choose_packing(shape: tuple[int, ...], group_size: int | None = None) -> str:
+def _named(packing: str, array: Any, group_size: int | None, num_threads: SupportsIndex | None) -> str:
+    if isinstance(packing, str) and packing == "auto":
+        return choose_packing(getattr(array, "shape", ()), group_size, num_threads)
+    return packing
+
+
+def choose_packing(
+    shape: tuple[int, ...], group_size: int | None = None, num_threads: SupportsIndex | None = None
+) -> str:
     """Choose a packing for one weight on this machine.
 
     Parameters
@@ -291,6 +299,8 @@ def choose_packing(shape: tuple[int, ...], group_size: int | None = None) -> str
     shape : tuple of int
     group_size : int, optional
         Columns that share a scale.
+    num_threads : int, optional
+        Threads that will use it.
 
     Returns
     -------
@@ -301,5 +311,7 @@ def choose_packing(shape: tuple[int, ...], group_size: int | None = None) -> str
     """
     rows, cols = shape if len(shape) == 2 else (0, 0)
     is_streamed = rows * cols // 4 > cpu.last_level_cache_bytes()
-    is_fast = packings.kernel_name("t5") == "t5-avx512vbmi" and threads.default_num_threads() > 1
-    return "t5" if group_size is None and is_streamed and is_fast else "i2"
+    if group_size is not None or not is_streamed or packings.kernel_name("t5") != "t5-avx512vbmi":
+        return "i2"
+    count = threads.default_num_threads() if num_threads is None else num_threads
+    return "i2" if count == 1 else "t5"

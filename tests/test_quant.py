@@ -177,3 +177,15 @@ def test_codes_must_be_an_array():
 def test_dequantize_refuses_a_group_size_there_is_none_of():
     with pytest.raises(ConfigurationError, match="group_size is 0; it must be one of 64, 128"):
         dequantize(np.ones((2, 2), np.int8), np.ones((2, 1)), group_size=0)
+
+
+@pytest.mark.parametrize("codes", [np.array([["a"]]), np.ones((2, 2)), np.ones((2, 2), complex)])
+def test_dequantize_takes_int8_codes_only(codes):
+    with pytest.raises(TensorError, match=r"codes has dtype .*; it must be int8"):
+        dequantize(codes, 1.0)
+
+
+def test_scales_are_arrays():
+    for scale in (quantize_weights(np.ones((2, 2), np.float32))[1], quantize_activations(np.ones(3, np.float32))[1]):
+        assert isinstance(scale, np.ndarray)
+        assert scale.shape == ()

@@ -320,3 +320,10 @@ def test_a_configuration_of_another_type_is_refused(config):
 def test_the_largest_numbers_can_be_quantised():
     w = np.full((3, 5), np.finfo(np.float32).max)
     assert np.isfinite(TernaryWeight.from_float(w).dequantize()).all()
+
+
+def test_the_argument_spares_the_environment(monkeypatch):
+    monkeypatch.setenv("BITNET_NUM_THREADS", "nonsense")
+    monkeypatch.setattr(cpu, "last_level_cache_bytes", lambda: 0)
+    weight = TernaryWeight.from_codes(np.ones((40, 40), np.int8), 1.0, num_threads=2)
+    assert weight.matmul_int(np.ones(40, np.int8), num_threads=2).tolist() == [40] * 40

@@ -30,7 +30,8 @@ def checked(array, what, dtype):
     TensorError
         If it is no array, has another dtype (or byte order), or is not C-contiguous and aligned.
     """
-    if not isinstance(array, np.ndarray):
+    # Matrices never lose a dimension, and masked arrays would lose their mask.
+    if not isinstance(array, np.ndarray) or isinstance(array, (np.matrix, np.ma.MaskedArray)):
         raise TensorError.not_an_array(what, array)
     if array.dtype != dtype:
         raise TensorError.dtype(what, np.dtype(dtype), array.dtype)
@@ -105,12 +106,13 @@ def as_numbers(value, what):
         If it is made of something else.
     """
     try:
-        if np.iscomplexobj(value):
-            raise TypeError
-        with np.errstate(over="ignore"):
-            return np.array(value, dtype=np.float32, order="C")
-    except (TypeError, ValueError):
+        numbers = np.array(value, order="C")
+    except ValueError:  # ragged
         raise TensorError.not_numbers(what, value) from None
+    if numbers.dtype.kind not in "iuf":
+        raise TensorError.not_numbers(what, value)
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def checked_group_size(group_size):

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from bitnet._core.packing import PackedWeight
 
+def panel_units(panels: int, threads: int) -> list[int]: ...
 def matmul(
     weight: PackedWeight,
     x: npt.NDArray[np.float32],

@@ -26,7 +26,7 @@ from bitnet._core.packings.contract cimport (
     bitnet_panel,
 )
 from bitnet._core.quant cimport bitnet_quant_kernel, int8_row, quant_kernel
-from bitnet._core.threads cimport run, thread_count
+from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_output
 from bitnet.errors import QuantizationError, ShapeError
@@ -36,8 +36,8 @@ cdef enum:
     # outputs, one or more a token, in the first level of its TLB.
     UNIT_INPUT_BYTES = 256 << 10
     UNIT_TOKENS = 64
-    # Units of panels, for one unit of tokens.
-    MAX_PANEL_UNITS = 64
+    # Units of panels, for one unit of tokens; at least two for each of 1024 threads.
+    MAX_PANEL_UNITS = 2048
     # Preparing fewer inputs than this takes less time than handing them out.
     PREPARE_INPUTS = 16 << 10
 
@@ -105,7 +105,7 @@ cdef void _prepare(void *data, Py_ssize_t unit, int member) noexcept nogil:
         memset(q + job.cols, 0, job.q_stride - job.cols)
         if job.x != NULL:
             if int8_row(job.quant, job.x + t * job.cols, job.cols, q, &a, &total):
-                job.failed = 1
+                raise_flag(&job.failed)
                 return
             job.factors[t] = <float>1 / a
             if job.groups == 1:
@@ -244,16 +244,37 @@ cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
 cdef void _cut_panels(Job *job, int threads) noexcept:
     """Cut the panels into units: large ones first, that read memory as long streams, then smaller and smaller ones, so
     that the threads end together."""
-    cdef Py_ssize_t start = 0, size
+    cdef Py_ssize_t start = 0, left, units_left, size
     job.panel_units = 0
     while start < job.panels:
-        size = job.panels - start
-        if threads > 1 and job.panel_units < MAX_PANEL_UNITS - 1:
-            size = max(<Py_ssize_t>1, size // (2 * threads))
+        left = job.panels - start
+        units_left = MAX_PANEL_UNITS - job.panel_units
+        size = left
+        if threads > 1:
+            # Not less than what the units that remain can hold, so that the last one is no larger than the others.
+            size = max((left + 2 * threads - 1) // (2 * threads), (left + units_left - 1) // units_left)
         job.starts[job.panel_units] = start
         job.panel_units += 1
         start += size
     job.starts[job.panel_units] = job.panels
+
+
+def panel_units(Py_ssize_t panels, int threads):
+    """Say how the panels of a product are cut into units of work.
+
+    Parameters
+    ----------
+    panels, threads : int
+
+    Returns
+    -------
+    list of int
+        The panels of each unit, in the order in which units are handed out.
+    """
+    cdef Job job
+    job.panels = panels
+    _cut_panels(&job, threads)
+    return [job.starts[i + 1] - job.starts[i] for i in range(job.panel_units)]
 
 
 cdef tuple _output_shape(PackedWeight weight, x):

@@ -23,7 +23,7 @@ from bitnet._core.packings.i2 cimport I2
 from bitnet._core.packings.t5 cimport T5
 from bitnet._core.quant cimport quant_kernel
 from bitnet._core.source cimport Source, read_numbers, read_packed, read_weights
-from bitnet._core.threads cimport run, thread_count
+from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import as_numbers, checked, checked_group_size, checked_matrix
 from bitnet._core.quant import scales_of
@@ -38,15 +38,20 @@ cdef enum:
 # Rows can be rounded up to a panel without overflow; what does not fit in memory is the allocation's to refuse.
 cdef Py_ssize_t MAX_ROWS = (<Py_ssize_t>1 << 62)
 
-PACKINGS = ("i2", "t5")
-"""Every packing, the fastest to decode first."""
+# Every packing, the fastest to decode first.
+cdef enum:
+    LAYOUT_COUNT = 2
+cdef const Packing *LAYOUTS[LAYOUT_COUNT]
+LAYOUTS[0] = &I2
+LAYOUTS[1] = &T5
+
+PACKINGS = tuple([LAYOUTS[i].name.decode() for i in range(LAYOUT_COUNT)])
+"""The names of the packings, the fastest to decode first."""
 
 
 cdef const Packing *_layout(name) except NULL:
-    if name == "i2":
-        return &I2
-    if name == "t5":
-        return &T5
+    if isinstance(name, str) and name in PACKINGS:
+        return LAYOUTS[PACKINGS.index(name)]
     raise KernelError.unknown_packing(name, PACKINGS)
 
 
@@ -129,7 +134,7 @@ cdef void _pack_panel(PackJob *job, Py_ssize_t panel, uint8_t *codes) noexcept n
         for r in range(BITNET_PANEL_ROWS):
             row = panel * BITNET_PANEL_ROWS + r
             if row < source.rows and source.read(source, row, col, n, codes + r * job.chunk):
-                job.failed = 1
+                raise_flag(&job.failed)
         job.layout.pack(codes, job.chunk, job.data + panel * job.panel_bytes + tile * BITNET_TILE_BYTES, tiles)
         tile += tiles
 
@@ -189,9 +194,7 @@ cdef class PackedWeight:
     @property
     def packed_bytes(self):
         """The packed codes: a read-only view of their memory, shape (nbytes,), uint8."""
-        view = np.frombuffer(self.block, np.uint8)
-        view.flags.writeable = False
-        return view
+        return np.frombuffer(memoryview(self.block).toreadonly(), np.uint8)
 
     def unpack(self, num_threads=None):
         """Recover the codes.
@@ -212,6 +215,7 @@ cdef class PackedWeight:
         job.layout, job.data, job.weights = self.layout, self.data, &view[0, 0]
         job.rows, job.cols, job.tiles, job.panel_bytes = self.rows, self.cols, self.tiles, self.panel_bytes
         job.chunk = min(<Py_ssize_t>CHUNK_COLS, self.tiles * self.layout.tile_cols)
+        threads = <int>min(<Py_ssize_t>threads, self.panels)
         cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack")
         job.scratch = scratch.data
         with nogil:
@@ -260,8 +264,8 @@ def _checked_scale(scale, rows, groups):
     if not np.isfinite(scale).all():
         index = np.unravel_index(int(np.argmin(np.isfinite(scale))), scale.shape) if scale.ndim else ()
         raise QuantizationError.scale("scale", scale[index], index)
-    scale.flags.writeable = False
-    return scale
+    # Over bytes, which nobody can make writable.
+    return np.frombuffer(scale.tobytes(), np.float32).reshape(scale.shape)
 
 
 cdef bint _pack(PackedWeight packed, const Source *source, object num_threads) except -1:
@@ -272,6 +276,7 @@ cdef bint _pack(PackedWeight packed, const Source *source, object num_threads) e
     job.panels, job.tiles, job.panel_bytes, job.failed = packed.panels, packed.tiles, packed.panel_bytes, 0
     job.units = (job.panels + source.together - 1) // source.together
     job.chunk = min(<Py_ssize_t>CHUNK_COLS, packed.tiles * packed.layout.tile_cols)
+    threads = <int>min(<Py_ssize_t>threads, job.units)
     cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack")
     job.scratch = scratch.data
     with nogil:

@@ -18,7 +18,7 @@ from libc.stdint cimport int8_t, int32_t, uint32_t
 from libc.string cimport memcpy
 
 from bitnet._core.cpu cimport allowed_features
-from bitnet._core.threads cimport run, thread_count
+from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_group_size, checked_matrix, checked_output
 from bitnet.errors import QuantizationError, ShapeError
@@ -215,7 +215,7 @@ def reciprocal_scales(w, bint per_row=False, group_size=None, num_threads=None):
         means = np.float64(_in_order(sums, units) / job.numbers)
     else:
         means = sums_array if group_size is None else sums_array.reshape(rows, job.strips)
-    return np.float32(1) / np.maximum(means.astype(np.float32), np.float32(FLOOR))
+    return np.asarray(np.float32(1) / np.maximum(means.astype(np.float32), np.float32(FLOOR)))
 
 
 def scales_of(s):
@@ -231,7 +231,7 @@ def scales_of(s):
     ndarray of float32, shape of `s`
     """
     with np.errstate(over="ignore"):
-        return np.minimum(np.float32(1) / s, np.finfo(np.float32).max)
+        return np.asarray(np.minimum(np.float32(1) / s, np.finfo(np.float32).max))
 
 
 cdef double _in_order(double[::1] sums, Py_ssize_t n) noexcept:
@@ -336,7 +336,7 @@ cdef void _int8_tokens(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef int32_t unused
     for t in range(first, min(first + job.tokens_per_unit, job.tokens)):
         if int8_row(job.kernel, job.x + t * job.cols, job.cols, job.q + t * job.cols, &job.a[t], &unused):
-            job.failed[0] = 1
+            raise_flag(job.failed)
 
 
 def quantize_activations(x, out=None, num_threads=None):
@@ -372,7 +372,7 @@ def quantize_activations(x, out=None, num_threads=None):
     a = np.empty(x.shape[: x.ndim - 1], np.float32)
     if x.size == 0:
         a.fill(np.float32(127) / np.float32(FLOOR))
-        return q, np.float32(1) / a
+        return q, np.asarray(np.float32(1) / a)
     cdef const float[::1] x_view = x.reshape(-1)
     cdef int8_t[::1] q_view = q.reshape(-1)
     cdef float[::1] a_view = a.reshape(-1)
@@ -387,4 +387,4 @@ def quantize_activations(x, out=None, num_threads=None):
         run(_int8_tokens, &job, (job.tokens + job.tokens_per_unit - 1) // job.tokens_per_unit, threads)
     if failed:
         _raise_not_finite("x", x)
-    return q, np.float32(1) / a
+    return q, np.asarray(np.float32(1) / a)

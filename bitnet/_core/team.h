@@ -119,9 +119,17 @@ static int team_grow(int threads) {
     if (pthread_attr_init(&attributes) != 0) return team.started + 1;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, TEAM_STACK_BYTES);
-    /* Signals are for the threads of the application. */
+    /* Signals are for the threads of the application, but for those that tell of a fault in this very thread, and the
+     * profiler's. */
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGABRT);
+    sigdelset(&all, SIGTRAP);
+    sigdelset(&all, SIGPROF);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (team.started < threads - 1) {
         team_start *start = &team_starts[team.started];
@@ -178,6 +186,9 @@ static void team_run(team_task task, void *data, ptrdiff_t units, int threads) {
     team_wait_until_left();
     pthread_mutex_unlock(&team.callers);
 }
+
+/* For a task to tell its caller of something, whichever member finds it, and however many. */
+static void team_raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
 
 typedef struct {
     int threads;

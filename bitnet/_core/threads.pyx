@@ -1,7 +1,8 @@
 """The team of threads, and how many of them to use.
 
 There is one team a process. It starts with the first work that can use it, its members wait for the next job by
-spinning for 0.1 ms and then sleep, and it starts anew in the child of a ``fork``. Units of work are claimed one by one,
+spinning for 0.1 ms and then sleep, and it starts anew in the child of a ``fork``. Members run on the CPUs that the thread
+which started them was allowed to run on. Units of work are claimed one by one,
 and all arithmetic is fixed per unit: results do not depend on the number of threads.
 """
 
@@ -15,7 +16,9 @@ from bitnet.errors import ConfigurationError
 cdef extern from "team.h":
     int TEAM_MAX_THREADS
     void team_run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil
+    void team_raise_flag(int *flag) noexcept nogil
     void team_barrier(int threads) noexcept nogil
+    int bitnet_allowed_cpus() noexcept nogil
     int team_prepare() noexcept nogil
     int team_size() noexcept nogil
 
@@ -28,6 +31,10 @@ MAX_THREADS = TEAM_MAX_THREADS
 
 cdef void run(team_task task, void *data, Py_ssize_t units, int threads) noexcept nogil:
     team_run(task, data, units, threads)
+
+
+cdef void raise_flag(int *flag) noexcept nogil:
+    team_raise_flag(flag)
 
 
 cdef int thread_count(object requested) except -1:
@@ -123,25 +130,26 @@ def default_num_threads():
         # Asked for at every product: os.environ would take as long as a small product.
         value = getenv(name)
         if value != NULL and value[0] != 0:
-            text = value.decode(errors="replace").partition(",")[0].strip()
+            text = value.decode(errors="replace").strip()
+            if name == b"OMP_NUM_THREADS":
+                text = text.partition(",")[0].strip()  # a list there is one number for each level of nesting
             if text:
-                return _checked_count(name.decode(), int(text) if text.isdecimal() else text)
+                # No more digits than MAX_THREADS could have: Python refuses to convert thousands of them.
+                return _checked_count(name.decode(), int(text) if text.isdecimal() and len(text) < 9 else text)
     return _available()
 
 
-cdef object _cpus = None
+cdef object _granted = None
 
 
 def _available():
-    # Quotas hardly ever change in a process; reading files on every product would show.
-    global _cpus
-    if _cpus is None:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Quotas hardly ever change in a process, and reading files on every product would show; affinity may change, and is
+    # one system call.
+    global _granted
+    if _granted is None:
         quota = cgroup_quota()
-        if quota is not None:
-            cpus = min(cpus, max(1, -int(-quota // 1)))
-        _cpus = max(1, min(cpus, TEAM_MAX_THREADS))
-    return _cpus
+        _granted = TEAM_MAX_THREADS if quota is None else min(TEAM_MAX_THREADS, max(1, -int(-quota // 1)))
+    return max(1, min(<int>_granted, bitnet_allowed_cpus()))
 
 
 def num_threads_started():

@@ -9,7 +9,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet._core.matmul import matmul, matmul_int
+from bitnet._core.matmul import matmul, matmul_int, panel_units
 from bitnet._core.packing import PACKINGS, from_packed_bytes, pack_codes, pack_hugging_face_bytes
 from bitnet.errors import ShapeError
 
@@ -302,3 +302,16 @@ def test_python_threads_may_share_weights(isa, rng):
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(work, range(12))) == list(range(12))
+
+
+@pytest.mark.parametrize("panels", [1, 2, 160, 432, 8016, 262144])
+@pytest.mark.parametrize("threads", [1, 2, 3, 16, 128, 1024])
+def test_no_unit_of_work_is_more_than_a_fair_share(panels, threads):
+    units = panel_units(panels, threads)
+    assert sum(units) == panels
+    assert min(units) >= 1
+    if threads == 1:
+        assert units == [panels]
+    else:
+        assert max(units) <= -(-panels // (2 * threads))
+        assert units == sorted(units, reverse=True)

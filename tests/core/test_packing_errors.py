@@ -272,3 +272,26 @@ def test_an_array_at_odd_addresses_is_refused():
     x = np.frombuffer(bytes(4 * 6 + 1), np.uint8)[1:].view(np.float32).reshape(2, 3)
     with pytest.raises(TensorError, match="w does not lie at addresses fit for float32; pass a copy of it"):
         pack_numbers(x, np.float32(1), "i2")
+
+
+@pytest.mark.parametrize("scale", [None, 10**400, "2.5", b"2.5", np.datetime64(5, "s"), True, [1, "2"], [[1], [1, 2]]])
+def test_a_scale_of_something_else_than_numbers_is_refused(packing, scale):
+    with pytest.raises(TensorError, match=f"scale must be a number or an array of numbers, not {type(scale).__name__}"):
+        pack_codes(np.zeros((2, 2), np.int8), scale, packing)
+
+
+def test_nobody_can_change_a_weight(packing):
+    packed = pack_codes(np.ones((20, 20), np.int8), [2.0] * 20, packing)
+    for view in (packed.scale, packed.packed_bytes):
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            view.flags.writeable = True
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 0
+
+
+@pytest.mark.parametrize("make", [np.asmatrix, np.ma.masked_array])
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_matrices_and_masked_arrays_are_refused(packing, make):
+    codes = make(np.zeros((2, 2), np.int8))
+    with pytest.raises(TensorError, match=f"codes must be a NumPy array, not {type(codes).__name__}"):
+        pack_codes(codes, 1.0, packing)

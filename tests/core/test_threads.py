@@ -40,11 +40,31 @@ def test_without_environment_the_default_is_the_affinity():
     assert run(code) == "1"
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1025"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1025", "2,x", "9" * 5000])
 def test_a_bad_environment_is_an_error_that_names_the_variable(monkeypatch, value):
     monkeypatch.setenv("BITNET_NUM_THREADS", value)
     with pytest.raises(ConfigurationError, match=r"BITNET_NUM_THREADS is .* whole number of threads from 1 to 1024"):
         threads.default_num_threads()
+
+
+def test_the_default_follows_the_affinity():
+    code = "import os; from bitnet._core.threads import default_num_threads as n; before = n();"
+    code += "os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]}); print(before, n())"
+    assert run(code) == f"{len(os.sched_getaffinity(0))} 1"
+
+
+def test_members_take_only_the_signals_of_their_own_faults():
+    """SIGSEGV kills with a report (faulthandler), SIGTERM is for the application."""
+    masks = run("""
+    from bitnet._core import threads
+    import glob, os, signal
+    threads.barrier(3)
+    for path in glob.glob("/proc/self/task/*/status"):
+        if f"/{os.getpid()}/" not in path:
+            blocked = next(int(line.split()[1], 16) for line in open(path) if line.startswith("SigBlk"))
+            print(bool(blocked >> (signal.SIGTERM - 1) & 1), bool(blocked >> (signal.SIGSEGV - 1) & 1))
+    """).splitlines()
+    assert masks.count("True False") == 2
 
 
 def test_the_argument_wins_over_the_environment(monkeypatch):
