@@ -29,7 +29,6 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
     "embedsignature": True,
     "binding": True,
-    "freethreading_compatible": True,
 }
 
 # The floor of the ABI, never the machine that builds: what is faster is chosen when the program runs (cpu.pyx).

@@ -11,9 +11,11 @@
 #ifndef BITNET_TARGET_H
 #define BITNET_TARGET_H
 
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 /* BITNET_EMULATED: the tests compile the kernels over SIMDe, whose functions stand for the intrinsics, to run
  * instruction sets that the machine at hand lacks (tests/emulated). */
@@ -73,6 +75,16 @@
 #endif
 
 /* ---- questions about the machine ---- */
+
+/* CPUs that this thread may run on. */
+static inline int bitnet_allowed_cpus(void) {
+#ifdef CPU_COUNT
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
+#endif
+    /* No affinity here, or more CPUs than the set has places for. */
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
 
 #if BITNET_X86 && !defined(BITNET_EMULATED)
 
