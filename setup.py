@@ -3,7 +3,7 @@
 Environment
 -----------
 BITNET_DEBUG=1
-    Bounds checks in Cython, no optimisation, assertions in C.
+    Bounds checks in Cython, little optimisation, assertions in the kernels (BITNET_ASSERT in kernels/target.h).
 BITNET_SANITIZE=address,undefined
     Compile with these sanitizers of the C compiler (tests/variants.sh says how to run the result).
 """
@@ -32,7 +32,7 @@ DIRECTIVES = {
 }
 
 # The floor of the ABI, never the machine that builds: what is faster is chosen when the program runs (cpu.pyx).
-FLAGS = ["-std=c11", "-fvisibility=hidden", "-Wno-unused-function"]
+FLAGS = ["-std=c11", "-fvisibility=hidden"]
 FLAGS += ["-O1", "-g", "-UNDEBUG", "-DBITNET_DEBUG=1"] if DEBUG else ["-O3", "-DNDEBUG"]
 # Reassociating or contracting float operations would give each compiler its own last bit.
 FLAGS += ["-ffp-contract=off"]
@@ -51,10 +51,11 @@ def extension(name, source):
     )
 
 
-modules = [
-    extension(path.removesuffix(".pyx").replace(os.sep, "."), path)
-    for path in sorted(glob("bitnet/_core/**/*.pyx", recursive=True))
-]
+SOURCES = sorted(glob("bitnet/_core/**/*.pyx", recursive=True))
+if not SOURCES:
+    sys.exit("no .pyx file is in bitnet/_core, so there is nothing to build; take a whole source distribution or checkout")
+
+modules = [extension(path.removesuffix(".pyx").replace(os.sep, "."), path) for path in SOURCES]
 modules.append(extension(SHARED, "bitnet/_core/_cyutility.c"))
 
 setup(

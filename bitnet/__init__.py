@@ -16,8 +16,8 @@ The map, from here to the instruction::
 ``bitnet doctor`` says what this machine can do, ``bitnet bench kernels`` how fast it does it.
 """
 
+from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
-from bitnet._install import warn_if_shadowed as _warn_if_shadowed
 from bitnet.config import EngineConfig, GenerationConfig, ModelConfig, QuantizationConfig
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__

@@ -16,6 +16,7 @@ import builtins
 import datetime
 import difflib
 import math
+import reprlib
 import sys
 import traceback
 import uuid
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 SEVERITIES = ("info", "warning", "error", "critical")
+
+_BRIEF = reprlib.Repr()  # for what a file says, which may be long
+_BRIEF.maxstring = _BRIEF.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -405,9 +409,45 @@ class DeviceError(BitNetError, RuntimeError):
 class FormatError(BitNetError, ValueError):
     """A file's bytes are not what its format demands."""
 
+    @classmethod
+    def value(cls, file, what, got, needed):
+        """Something in a file is not what its format, or the reader, needs."""
+        return cls(f"'{file}': {what} is {_BRIEF.repr(got)}; it must be {needed}",
+                   file=file, what=what, got=got, needed=needed)
+
+    @classmethod
+    def not_json(cls, file, what, reason):
+        """Bytes that should be JSON."""
+        return cls(f"'{file}': {what} is not JSON ({reason}); the file is damaged: get it again",
+                   file=file, what=what, reason=reason)
+
+    @classmethod
+    def unknown(cls, path, looked_for, there):
+        """A path at which no format recognises anything; `there` is what the folder has instead."""
+        instead = f"; there is {_listed(there)}" if there else ""
+        return cls(f"'{path}' is no checkpoint of a known format; looked for {' or '.join(looked_for)}{instead}",
+                   path=path, looked_for=tuple(looked_for), there=tuple(there))
+
 
 class ModelLoadError(BitNetError, RuntimeError):
     """A checkpoint cannot become a model."""
+
+    @classmethod
+    def unreadable(cls, path, reason):
+        """The operating system gives no file or folder."""
+        return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
+
+    @classmethod
+    def missing_tensor(cls, path, name, close=None):
+        """A tensor that is not in the checkpoint; `close` is one there with a similar name."""
+        advice = f"; did you mean '{close}'" if close else ""
+        return cls(f"'{path}' has no tensor '{name}'{advice}", path=path, name=name, close=close)
+
+    @classmethod
+    def not_bitnet(cls, path, name, dtype, reason):
+        """A layer that nothing says to be ternary."""
+        return cls(f"not a BitNet checkpoint: '{name}' in '{path}' is {dtype}, and {reason}",
+                   path=path, name=name, dtype=dtype, reason=reason)
 
 
 class InferenceError(BitNetError, RuntimeError):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from _bitnet_runtime import name_conflict
 from bitnet._core import cpu, packing, quant, threads
 from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
 from bitnet._core.threads import cgroup_quota, default_num_threads
-from bitnet._install import name_conflict
 from bitnet.errors import ConfigurationError
 
 __all__ = [

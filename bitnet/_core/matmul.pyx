@@ -23,9 +23,8 @@ from bitnet._core.packings.contract cimport (
     BITNET_TILE_BYTES,
     BITNET_TOKENS,
     bitnet_kernel,
-    bitnet_panel,
 )
-from bitnet._core.quant cimport bitnet_quant_kernel, int8_row, quant_kernel
+from bitnet._core.quant cimport int8_row, quant_kernel
 from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_output
@@ -36,40 +35,8 @@ cdef enum:
     # outputs, one or more a token, in the first level of its TLB.
     UNIT_INPUT_BYTES = 256 << 10
     UNIT_TOKENS = 64
-    # Units of panels, for one unit of tokens; at least two for each of 1024 threads.
-    MAX_PANEL_UNITS = 2048
     # Preparing fewer inputs than this takes less time than handing them out.
     PREPARE_INPUTS = 16 << 10
-
-
-cdef struct Job:
-    # The weight.
-    bitnet_panel panel
-    const uint8_t *w
-    Py_ssize_t rows, cols, panels, tiles, panel_bytes
-    const float *scales
-    Py_ssize_t scale_step
-    # Runs of columns whose sums are taken apart: one, or one a group of scales.
-    bint has_groups
-    Py_ssize_t groups, group_tiles, group_cols
-    # The inputs, (tokens, cols): floats, or integers where `x` is NULL.
-    const float *x
-    const int8_t *x_int
-    Py_ssize_t tokens
-    const bitnet_quant_kernel *quant
-    # The inputs as the kernels want them: integers, with zeros up to a whole tile; their sums, (tokens, groups); and
-    # 1 / a of each token.
-    int8_t *q
-    Py_ssize_t q_stride
-    int32_t *q_sums
-    float *factors
-    int failed
-    # The outputs, (tokens, rows): floats, or integers where `y` is NULL.
-    float *y
-    int32_t *y_int
-    # The units.
-    Py_ssize_t prepare_tokens, unit_tokens, panel_units
-    Py_ssize_t starts[MAX_PANEL_UNITS + 1]
 
 
 cdef int32_t _sum(const int8_t *q, Py_ssize_t n) noexcept nogil:
@@ -142,7 +109,7 @@ cdef void _multiply_panel(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssize
     cdef Py_ssize_t t, at
     job.panel(job.w + panel * job.panel_bytes, job.q + first * job.q_stride, job.q_stride, sums, job.tiles, tokens)
     for t in range(tokens):
-        at = (first + t) * job.rows + row
+        at = (first + t) * job.y_stride + row
         if job.y == NULL:
             _finish_integers(sums + BITNET_PANEL_ROWS * t, job.q_sums[first + t], rows, job.y_int + at)
         elif job.scale_step == 0:
@@ -197,19 +164,15 @@ cdef void _multiply_groups(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssiz
                 scaled[at] += <float>sums[at] * job.scales[(row + r) * job.scale_step + group]
     for t in range(tokens):
         for r in range(rows):
-            at = (first + t) * job.rows + row + r
+            at = (first + t) * job.y_stride + row + r
             if job.y == NULL:
                 job.y_int[at] = totals[BITNET_PANEL_ROWS * t + r]
             else:
                 job.y[at] = scaled[BITNET_PANEL_ROWS * t + r] * job.factors[first + t]
 
 
-cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
-    """Fill in what does not depend on the kind of inputs, and do the work."""
+cdef int load_weight(Job *job, PackedWeight weight) except -1:
     cdef const bitnet_kernel *kernel = packing_kernel(weight.layout)
-    cdef Py_ssize_t token_units
-    cdef Py_ssize_t sums_at, factors_at
-    cdef Block scratch
     job.panel = kernel.panel if kernel != NULL else weight.layout.portable
     job.quant = quant_kernel()
     job.w = weight.data
@@ -219,29 +182,47 @@ cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
     job.has_groups = weight.group_size is not None
     job.group_cols = weight.group_size if job.has_groups else weight.cols
     job.group_tiles = job.group_cols // weight.layout.tile_cols if job.has_groups else weight.tiles
-    job.failed = 0
-
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
-    sums_at = checked_product(job.tokens, job.q_stride, "quantised inputs")
-    factors_at = sums_at + checked_product(job.tokens, 4 * job.groups, "sums of inputs")
-    scratch = allocate(factors_at + 4 * job.tokens, "quantised inputs")
-    job.q = <int8_t *>scratch.data
-    job.q_sums, job.factors = <int32_t *>(scratch.data + sums_at), <float *>(scratch.data + factors_at)
+    return 0
 
+
+cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil:
+    return tokens * (job.q_stride + 4 * job.groups + 4)
+
+
+cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
+    cdef Py_ssize_t token_units
+    job.q = <int8_t *>scratch
+    job.q_sums = <int32_t *>(scratch + job.tokens * job.q_stride)
+    job.factors = <float *>(job.q_sums + job.tokens * job.groups)
+    job.failed = 0
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
     job.unit_tokens = min(<Py_ssize_t>UNIT_TOKENS, UNIT_INPUT_BYTES // job.q_stride // BITNET_TOKENS * BITNET_TOKENS)
     job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, job.unit_tokens)
     token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
     _cut_panels(job, threads)
-    with nogil:
-        run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
-        if not job.failed:
-            run(_multiply, job, token_units * job.panel_units, threads)
+    run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
+    if not job.failed:
+        run(_multiply, job, token_units * job.panel_units, threads)
     return job.failed
 
 
-cdef void _cut_panels(Job *job, int threads) noexcept:
+cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
+    """A product by itself: with scratch memory of its own."""
+    cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
+    cdef Block scratch
+    cdef int failed
+    load_weight(job, weight)
+    checked_product(job.tokens, job.q_stride + 4 * job.groups + 4, "quantised inputs")
+    scratch = allocate(scratch_bytes(job, job.tokens), "quantised inputs")
+    job.starts, job.y_stride = starts, weight.rows
+    with nogil:
+        failed = multiply(job, scratch.data, threads)
+    return failed
+
+
+cdef void _cut_panels(Job *job, int threads) noexcept nogil:
     """Cut the panels into units: large ones first, that read memory as long streams, then smaller and smaller ones, so
     that the threads end together."""
     cdef Py_ssize_t start = 0, left, units_left, size
@@ -272,7 +253,8 @@ def panel_units(Py_ssize_t panels, int threads):
         The panels of each unit, in the order in which units are handed out.
     """
     cdef Job job
-    job.panels = panels
+    cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
+    job.panels, job.starts = panels, starts
     _cut_panels(&job, threads)
     return [job.starts[i + 1] - job.starts[i] for i in range(job.panel_units)]
 
