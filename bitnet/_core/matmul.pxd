@@ -1,0 +1,49 @@
+from libc.stdint cimport int8_t, int32_t, uint8_t
+
+from bitnet._core.packing cimport PackedWeight
+from bitnet._core.packings.contract cimport bitnet_panel
+from bitnet._core.quant cimport bitnet_quant_kernel
+
+cdef enum:
+    # Units of panels, for one unit of tokens; at least two for each of 1024 threads.
+    MAX_PANEL_UNITS = 2048
+
+# A product in the making: `load_weight`, then x or x_int, tokens, y or y_int, y_stride and starts, then `multiply`.
+ctypedef struct Job:
+    # The weight.
+    bitnet_panel panel
+    const uint8_t *w
+    Py_ssize_t rows, cols, panels, tiles, panel_bytes
+    const float *scales
+    Py_ssize_t scale_step
+    # Runs of columns whose sums are taken apart: one, or one a group of scales.
+    bint has_groups
+    Py_ssize_t groups, group_tiles, group_cols
+    # The inputs, (tokens, cols): floats, or integers where `x` is NULL.
+    const float *x
+    const int8_t *x_int
+    Py_ssize_t tokens
+    const bitnet_quant_kernel *quant
+    # The inputs as the kernels want them: integers, with zeros up to a whole tile; their sums, (tokens, groups); and
+    # 1 / a of each token.
+    int8_t *q
+    Py_ssize_t q_stride
+    int32_t *q_sums
+    float *factors
+    int failed
+    # The outputs, (tokens, rows) at a distance of `y_stride`: floats, or integers where `y` is NULL.
+    float *y
+    int32_t *y_int
+    Py_ssize_t y_stride
+    # The units.
+    Py_ssize_t prepare_tokens, unit_tokens, panel_units
+    Py_ssize_t *starts             # MAX_PANEL_UNITS + 1 numbers
+
+# Fill in all that follows from the weight and from the instruction set in use.
+cdef int load_weight(Job *job, PackedWeight weight) except -1
+
+# What `multiply` needs for so many tokens, in bytes.
+cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil
+
+# Do it; returns 0, or 1 where an input is not finite, and nothing is written.
+cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil
