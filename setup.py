@@ -53,7 +53,7 @@ def extension(name, source):
 
 SOURCES = sorted(glob("bitnet/_core/**/*.pyx", recursive=True))
 if not SOURCES:
-    sys.exit("no .pyx file is in bitnet/_core, so there is nothing to build; take a whole source distribution or checkout")
+    sys.exit("bitnet/_core has no .pyx file, so nothing can be built; take a whole source distribution or checkout")
 
 modules = [extension(path.removesuffix(".pyx").replace(os.sep, "."), path) for path in SOURCES]
 modules.append(extension(SHARED, "bitnet/_core/_cyutility.c"))

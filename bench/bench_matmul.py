@@ -5,20 +5,24 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from shapes import SHAPES, THREADS, codes, floats, inputs, rotation
+from shapes import SHAPES, THREADS, codes, inputs, rotation
 
 from bitnet import TernaryWeight, machine
 
-# The instruction sets that change a kernel of each packing.
-ISAS = {
-    packing: [name for name in machine.possible_isas() if name in kernels]
-    for packing, kernels in {
-        "i2": ("avx512vnni", "avx2", "neondot", "neon", "portable"),
-        "t5": ("avx512vbmi", "avx2", "neondot", "neon", "portable"),
-    }.items()
-}
-EACH_KERNEL = [(packing, name) for packing, names in ISAS.items() for name in names]
+
+def each_kernel():
+    """(packing, its kernel's instruction set) for all that this CPU can run."""
+    found = []
+    for isa in machine.possible_isas():
+        machine.select_isa(isa)
+        found += [(packing, kernel) for packing, kernel in machine.kernels().items() if packing != "quant"]
+    machine.select_isa(None)
+    return sorted(set(found), key=lambda one: (one[0], found.index(one)))
+
+
+EACH_KERNEL = each_kernel()
 VECTOR_KERNELS = [(packing, name) for packing, name in EACH_KERNEL if name != "portable"]
+ONE_TOKEN, MANY_TOKENS = "one token, weights from DRAM", "128 tokens"
 BATCHES = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 48, 64]
 
 
@@ -74,7 +78,7 @@ def multiply_bound(tokens, num_threads):
 def test_one_token(measure, bandwidth, shape, num_threads, packing):
     """Decoding: weights streamed from DRAM. Target: i2 at 0.85 of the read bandwidth of as many threads."""
     limits = {"read": memory_bound(bandwidth, num_threads)}
-    run(measure, shape, packing, 1, num_threads, limits, "one token, weights from DRAM", rounds=15)
+    run(measure, shape, packing, 1, num_threads, limits, ONE_TOKEN, rounds=15)
 
 
 @pytest.mark.parametrize(("packing", "isa"), EACH_KERNEL, indirect=["isa"])
@@ -88,7 +92,7 @@ def test_one_token_by_isa(measure, bandwidth, isa, packing):
 def test_128_tokens(measure, isa, shape, num_threads, packing):
     """Prefill. Targets: 0.80 of the peak of AVX512-VNNI, 85 GMAC/s a thread on AVX2, 1.9 times on two threads."""
     limits = {"multiply": multiply_bound(128, num_threads)}
-    run(measure, shape, packing, 128, num_threads, limits, "128 tokens", most=8)
+    run(measure, shape, packing, 128, num_threads, limits, MANY_TOKENS, most=8)
 
 
 @pytest.mark.parametrize(("packing", "num_threads", "tokens"), list(itertools.product(["i2", "t5"], THREADS, BATCHES)))
@@ -99,16 +103,21 @@ def test_few_tokens(measure, bandwidth, packing, num_threads, tokens):
         most=160 if tokens < 16 else 60)
 
 
-@pytest.mark.parametrize("tokens", [1, 128])
-def test_numpy_float32(measure, tokens):
-    """The floor: the same product with float32 weights, on the threads of NumPy's BLAS."""
-    weight, x = floats(*SHAPES[0]), floats(tokens, SHAPES[0][1])
-    out = np.empty((tokens, SHAPES[0][0]), np.float32)
-    copies = [weight.copy() for _ in range(20)]
+@pytest.mark.parametrize(("group", "tokens"), [(ONE_TOKEN, 1), (MANY_TOKENS, 128)], ids=["1", "128"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_numpy_float32(measure, shape, group, tokens):
+    """The floor, in the tables of the others: the product with float32 weights, on the threads of NumPy's BLAS."""
+    matrix, x = codes(*shape), inputs(tokens, shape[1])
+    out, x_float = np.empty((tokens, shape[0]), np.float32), x.astype(np.float32)
+    weights = rotation(lambda: matrix.astype(np.float32))[: None if tokens == 1 else 8]
+    np.matmul(x_float, weights[0].T, out=out)
+    # Below 2**24 float32 holds every partial sum.
+    np.testing.assert_array_equal(out, reference.matmul_int(matrix, x))
 
     def products():
-        for copy in copies:
-            np.matmul(x, copy.T, out=out)
+        for weight in weights:
+            np.matmul(x_float, weight.T, out=out)
 
-    measure(products, group="NumPy float32 @", columns={"shape": "2560x2560", "tokens": tokens}, per_call=len(copies),
-            figures=lambda seconds: {"GMAC/s": f"{weight.size * tokens * len(copies) / seconds / 1e9:.0f}"})
+    columns = {"shape": f"{shape[0]}x{shape[1]}", "kernel": "NumPy float32 @", "threads": "BLAS", "tokens": tokens}
+    measure(products, group=group, columns=columns, figures=lambda seconds: figures(weights, tokens, seconds),
+            rounds=9, per_call=len(weights))

@@ -19,22 +19,34 @@ The map, from here to the instruction::
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
 from bitnet.config import EngineConfig, GenerationConfig, ModelConfig, QuantizationConfig
+from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
+from bitnet.inspection import inspect_checkpoint
+from bitnet.model import Model, random_model
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
 from bitnet.weight import TernaryWeight
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Completion",
     "EngineConfig",
     "GenerationConfig",
+    "InferenceEngine",
+    "LoadedModel",
+    "Model",
     "ModelConfig",
+    "Piece",
     "QuantizationConfig",
+    "Stream",
     "TernaryWeight",
     "dequantize",
+    "inspect_checkpoint",
+    "load",
     "quantize_activations",
     "quantize_weights",
+    "random_model",
     *_errors.__all__,
 ]
 

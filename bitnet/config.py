@@ -12,13 +12,10 @@ stored as Python's own, lists as tuples. A ``bool`` is no number here, although 
 """
 
 import dataclasses
-import functools
-import math
-import numbers
-import operator
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
+from bitnet._checks import Config, FrozenDict, checks_names, foreign, frozen, is_json
 from bitnet.errors import ConfigurationError
 
 __all__ = ["EngineConfig", "GenerationConfig", "ModelConfig", "QuantizationConfig"]
@@ -38,139 +35,9 @@ STATED_BY_FAMILY = ("model_type", "hidden_act", "rms_norm_eps", "rope_theta", "m
                     "tie_word_embeddings")  # fmt: skip
 
 
-class FrozenDict(Mapping):
-    """A dictionary that cannot change and so can be hashed; it pickles, which `types.MappingProxyType` cannot."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items=()):
-        self._items = dict(items)
-
-    def __getitem__(self, name):
-        return self._items[name]
-
-    def __iter__(self):
-        return iter(self._items)
-
-    def __len__(self):
-        return len(self._items)
-
-    def __hash__(self):
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self):
-        return repr(self._items)
-
-
-def _foreign(**table):
-    """Turn ``right_name="foreign names"`` around."""
-    return FrozenDict({name: right for right, names in table.items() for name in names.split()})
-
-
-def _checks_names(cls):
-    """Let the dataclass `cls` refuse a name by a `ConfigurationError` instead of the generated `TypeError`."""
-    generated = cls.__init__  # is wrapped, not replaced, so that inspect.signature and editors still see the fields
-    required = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
-
-    @functools.wraps(generated)
-    def checked(self, /, **values):
-        cls._check_names(values)
-        if missing := [name for name in required if name not in values]:
-            raise ConfigurationError.missing_fields(cls.__name__, missing)
-        generated(self, **values)
-
-    cls.__init__ = checked
-    return cls
-
-
-class _Config:
-    """What the four have in common: names, conversion, and the checks of single fields."""
-
-    @classmethod
-    def from_dict(cls, d):
-        """Make one from a dictionary of its fields, as `to_dict` writes it; fields left out have their defaults."""
-        if not isinstance(d, Mapping):
-            raise ConfigurationError.not_a_mapping(cls.__name__, d)
-        cls._check_names(d)  # before the call, which a key that is no string would make fail
-        return cls(**d)
-
-    def to_dict(self):
-        """Write the fields as dictionaries, lists and scalars for ``json.dump``; `from_dict` makes an equal object."""
-        return {field.name: _thawed(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    def replace(self, **changes):
-        """Make a copy in which the named fields are changed, and check it."""
-        return dataclasses.replace(self, **changes)
-
-    @classmethod
-    def _check_names(cls, names):
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in names:
-            if name not in known:
-                raise ConfigurationError.unknown_field(cls.__name__, str(name), known, cls.FOREIGN_NAMES.get(name))
-
-    def _set(self, name, value):
-        object.__setattr__(self, name, value)  # frozen for everyone but the checks
-
-    def _refused(self, name, needed):
-        return ConfigurationError.value(type(self).__name__, name, getattr(self, name), needed)
-
-    def _conflict(self, sentence):
-        return ConfigurationError.conflict(type(self).__name__, sentence)
-
-    def _whole(self, name, known, needed="", or_none=False):
-        value = getattr(self, name)
-        number = _whole(value)
-        # A range would go through all its numbers to look for None.
-        if (number is None or number not in known) and not (or_none and value is None):
-            needed = needed or f"a whole number from {known[0]} to {known[-1]}"
-            raise self._refused(name, needed + or_none * ", or None")
-        self._set(name, number)
-
-    def _real(self, name, needed, fits):
-        value = getattr(self, name)
-        try:
-            number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-        except OverflowError:
-            number = math.nan
-        if not math.isfinite(number) or not fits(number):
-            raise self._refused(name, needed)
-        self._set(name, number)
-
-    def _flag(self, name):
-        value = getattr(self, name)
-        if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
-            value = bool(value)
-        if not isinstance(value, bool):
-            raise self._refused(name, "True or False")
-        self._set(name, value)
-
-    def _choice(self, name, known):
-        value = getattr(self, name)
-        if not isinstance(value, str) or value not in known:
-            raise ConfigurationError.choice(f"{type(self).__name__}.{name}", value, known)
-
-    def _token_ids(self, name, known, none):
-        """Store one id or several as a tuple, and None as `none`."""
-        value = getattr(self, name)
-        several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and _whole(value) is None
-        ids = [_whole(one) for one in (value if several else [value])]
-        if value is not None and not all(one is not None and one in known for one in ids):
-            raise self._refused(name, f"a token id from 0 to {known[-1]}, or a list of them")
-        self._set(name, none if value is None else tuple(ids))
-
-    def _strings(self, name, needed):
-        """Store one string or several as a tuple, and None as an empty one."""
-        value = getattr(self, name)
-        strings = () if value is None else (value,) if isinstance(value, str) else value
-        if not isinstance(strings, list | tuple) or not all(isinstance(one, str) and one for one in strings):
-            raise self._refused(name, needed)
-        self._set(name, tuple(strings))
-
-
-@_checks_names
+@checks_names
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """The architecture of a model, in the names of a Hugging Face ``config.json``.
 
     The defaults are those of the family ``bitnet``. `from_hugging_face` reads a file of any family.
@@ -208,7 +75,7 @@ class ModelConfig(_Config):
         What else a ``config.json`` says, as ``rope_scaling`` or ``quantization_config``; dictionaries are frozen.
     """
 
-    FOREIGN_NAMES: ClassVar = _foreign(
+    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         vocab_size="n_vocab", hidden_size="dim d_model n_embd", intermediate_size="ffn_dim d_ff n_ff n_inner",
         num_hidden_layers="n_layers num_layers n_layer", num_attention_heads="n_heads num_heads n_head",
         num_key_value_heads="n_kv_heads num_kv_heads n_head_kv", head_dim="d_head head_size", model_type="arch",
@@ -236,9 +103,9 @@ class ModelConfig(_Config):
     mlp_bias: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | Iterable[int] | None = ()
-    extra: Mapping = FrozenDict()
+    extra: Mapping[str, Any] = FrozenDict()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.type is int:
                 self._whole(field.name, SIZES)
@@ -249,13 +116,14 @@ class ModelConfig(_Config):
         for name in ("num_key_value_heads", "head_dim"):
             self._whole(name, SIZES, or_none=True)
         heads = self.num_attention_heads
-        self._set("num_key_value_heads", self.num_key_value_heads or heads)
-        if heads % self.num_key_value_heads:
-            raise self._conflict(f"{self.num_key_value_heads} key/value heads do not divide {heads} attention heads")
+        shared, width = self.num_key_value_heads or heads, self.head_dim or self.hidden_size // heads
+        if heads % shared:
+            raise self._conflict(f"{shared} key/value heads do not divide {heads} attention heads")
         if self.head_dim is None and self.hidden_size % heads:
             raise self._conflict(f"{heads} heads do not divide hidden_size, {self.hidden_size}; set head_dim")
-        self._set("head_dim", self.head_dim or self.hidden_size // heads)
-        if self.head_dim % 2:
+        self._set("num_key_value_heads", shared)
+        self._set("head_dim", width)
+        if width % 2:
             raise self._refused("head_dim", "even, because the rotary embedding turns pairs of elements")
         if not isinstance(self.model_type, str) or not self.model_type:
             raise self._refused("model_type", "the name of a family, such as 'bitnet'")
@@ -263,15 +131,15 @@ class ModelConfig(_Config):
         self._choice("hidden_act", ("relu2", "silu", "gelu", "gelu_pytorch_tanh"))
         self._whole("bos_token_id", range(self.vocab_size), or_none=True)
         self._token_ids("eos_token_id", range(self.vocab_size), none=())
-        if not isinstance(self.extra, Mapping) or not _is_json(self.extra):
+        if not isinstance(self.extra, Mapping) or not is_json(self.extra):
             raise self._refused("extra", "a mapping of names to values that JSON can hold")
-        self._set("extra", _frozen(self.extra))
+        self._set("extra", frozen(self.extra))
         for field in dataclasses.fields(self):
             if field.name in self.extra:
                 raise self._conflict(f"extra has '{field.name}', which is a field; set that instead")
 
     @classmethod
-    def from_hugging_face(cls, d, **defaults):
+    def from_hugging_face(cls, d: Mapping[str, Any], **defaults: Any) -> Self:
         """Read the dictionary of a ``config.json``.
 
         Such a file mixes three kinds of keys. Fields are checked. `BOOKKEEPING` cannot change what the model computes
@@ -289,7 +157,7 @@ class ModelConfig(_Config):
         """
         if not isinstance(d, Mapping):
             raise ConfigurationError.not_a_mapping(cls.__name__, d)
-        cls._check_names(defaults)
+        cls.check_names(defaults)
         read = {name: value for name, value in d.items() if value is not None and name not in BOOKKEEPING}
         rope = read.get("rope_parameters")
         if isinstance(rope, Mapping) and "rope_theta" in rope:
@@ -306,9 +174,9 @@ class ModelConfig(_Config):
         return cls(**fields)
 
 
-@_checks_names
+@checks_names
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizationConfig(_Config):
+class QuantizationConfig(Config):
     """How numbers become ternary weights and 8-bit activations.
 
     Parameters
@@ -327,7 +195,7 @@ class QuantizationConfig(_Config):
         What the scale is: the mean of the absolute values it stands for.
     """
 
-    FOREIGN_NAMES: ClassVar = _foreign(
+    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         weight_bits="bit_width bits wbits w_bits nbits", activation_bits="abits a_bits input_bits",
         symmetric="use_symmetric sym", per_channel="use_per_channel channelwise per_row",
         group_size="groupsize block_size", method="quant_method quantization_method",
@@ -340,7 +208,7 @@ class QuantizationConfig(_Config):
     group_size: int | None = None
     method: str = "absmean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         needed = "1.58 (or 2, which means the same), because this package quantizes weights to ternary"
         self._real("weight_bits", needed, lambda bits: bits == 2 or abs(bits - 1.58) < 0.006)  # so is log2(3)
         self._set("weight_bits", 1.58)
@@ -355,9 +223,9 @@ class QuantizationConfig(_Config):
         self._choice("method", ("absmean",))
 
 
-@_checks_names
+@checks_names
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EngineConfig(_Config):
+class EngineConfig(Config):
     """How a model runs on this machine.
 
     Parameters
@@ -374,7 +242,7 @@ class EngineConfig(_Config):
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
     """
 
-    FOREIGN_NAMES: ClassVar = _foreign(
+    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype",
     )  # fmt: skip
@@ -385,7 +253,7 @@ class EngineConfig(_Config):
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._choice("device", ("auto", "cpu"))
         self._whole("num_threads", range(1, 1025), or_none=True)
         self._choice("packing", ("auto", "i2", "t5"))
@@ -393,9 +261,9 @@ class EngineConfig(_Config):
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
 
 
-@_checks_names
+@checks_names
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationConfig(_Config):
+class GenerationConfig(Config):
     """How tokens are chosen, and when to stop, with Transformers' names and defaults except where said.
 
     Parameters
@@ -422,7 +290,7 @@ class GenerationConfig(_Config):
         Seed of the drawing, 0 to ``2**64 - 1``; None for a fresh one each time. Ours: Transformers' seed is global.
     """
 
-    FOREIGN_NAMES: ClassVar = _foreign(
+    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         max_new_tokens="max_tokens n_predict num_predict max_length max_completion_tokens", min_new_tokens="min_tokens",
         do_sample="sample sampling greedy", temperature="temp", top_k="topk", top_p="topp nucleus", min_p="minp",
         repetition_penalty="repeat_penalty", seed="random_seed rng_seed manual_seed",
@@ -430,7 +298,7 @@ class GenerationConfig(_Config):
     )  # fmt: skip
 
     # The fields that only drawing reads, with the value by which each changes nothing.
-    NEUTRAL: ClassVar = FrozenDict({"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": None})
+    NEUTRAL: ClassVar[Mapping[str, Any]] = FrozenDict({"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": None})
 
     max_new_tokens: int = 256
     min_new_tokens: int = 0
@@ -444,7 +312,7 @@ class GenerationConfig(_Config):
     stop_strings: str | Iterable[str] | None = None
     seed: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._whole("max_new_tokens", SIZES)
         self._whole("min_new_tokens", range(SIZES.stop))
         self._flag("do_sample")
@@ -465,35 +333,8 @@ class GenerationConfig(_Config):
             if (value := getattr(self, name)) not in (neutral, getattr(type(self), name)):
                 raise self._conflict(f"{name} is {value!r}, which is of use only with do_sample=True")
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Self:
         """Make a changed copy. Turning `do_sample` off resets what only drawing reads, unless `changes` names it."""
         if self.do_sample and not changes.get("do_sample", True):
             changes = {**{name: getattr(type(self), name) for name in self.NEUTRAL}, **changes}
         return super().replace(**changes)
-
-
-def _whole(value):
-    """`value` as a Python int; None when it is no whole number."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-def _is_json(value):
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
-    items, scalar = isinstance(value, list | tuple), isinstance(value, bool | int | float | str | None)
-    return all(map(_is_json, value)) if items else scalar
-
-
-def _frozen(value):
-    if isinstance(value, Mapping):
-        return FrozenDict({name: _frozen(item) for name, item in value.items()})
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _thawed(value):
-    if isinstance(value, Mapping):
-        return {name: _thawed(item) for name, item in value.items()}
-    return [_thawed(item) for item in value] if isinstance(value, tuple) else value

@@ -9,18 +9,15 @@ constructors below, from *facts*; the constructor writes the sentence and keeps 
 A message says what was being done and to which thing, what was found, what was needed, and what to do
 when there is something to do.
 
-This module imports nothing of ours: everything else may import it.
+This module imports nothing of ours but its own root, `bitnet._errors`: everything else may import it.
 """
 
 import builtins
-import datetime
 import difflib
-import math
-import reprlib
-import sys
-import traceback
-import uuid
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, SupportsFloat
+
+from bitnet._errors import BRIEF, BitNetError, ErrorContext, bytes_text, index_text, listed, number_text, shape_text
 
 __all__ = [
     "BitNetError",
@@ -36,184 +33,51 @@ __all__ = [
     "TensorError",
 ]
 
-SEVERITIES = ("info", "warning", "error", "critical")
-
-_BRIEF = reprlib.Repr()  # for what a file says, which may be long
-_BRIEF.maxstring = _BRIEF.maxother = 100
-
-
-@dataclass(frozen=True)
-class ErrorContext:
-    """What was going on when an error was raised.
-
-    Parameters
-    ----------
-    operation : str
-        The operation in the caller's words, as ``"matmul"`` or ``"load_model"``.
-    description : str, optional
-        One sentence about it.
-    data : dict, optional
-        Facts worth reporting, by name.
-    source_location : str, optional
-        ``file:line`` of the code that was running.
-    stack_trace : str, optional
-        The formatted stack, as `traceback.format_stack` gives it.
-    """
-
-    operation: str
-    description: str = ""
-    data: dict = field(default_factory=dict)
-    source_location: str = ""
-    stack_trace: str = ""
-
-    @classmethod
-    def here(cls, operation, description="", **data):
-        """Describe the caller: its file, its line and the stack above it.
-
-        Parameters
-        ----------
-        operation, description : str
-            As of the class.
-        **data
-            Facts worth reporting, by name.
-
-        Returns
-        -------
-        ErrorContext
-        """
-        frame = sys._getframe(1)
-        return cls(
-            operation,
-            description,
-            data,
-            source_location=f"{frame.f_code.co_filename}:{frame.f_lineno}",
-            stack_trace="".join(traceback.format_stack(frame)),
-        )
-
-
-class BitNetError(Exception):
-    """The root of every error of `bitnet`.
-
-    Parameters
-    ----------
-    message : str
-        One or two sentences.
-    context : ErrorContext, optional
-        What was going on. May be set later, by whoever knows it.
-    severity : {"error", "info", "warning", "critical"}
-        How bad it is.
-    **facts
-        The values the message was made of; kept in `facts`.
-
-    Attributes
-    ----------
-    message : str
-    context : ErrorContext or None
-    severity : str
-    facts : dict
-    error_id : str
-        Twelve hexadecimal digits, to find this very error in a log.
-    timestamp : datetime.datetime
-        When it was made, in UTC.
-    """
-
-    def __init__(self, message="", *, context=None, severity="error", **facts):
-        super().__init__(message)
-        if severity not in SEVERITIES:
-            raise ConfigurationError.choice("severity", severity, SEVERITIES)
-        self.message = message
-        self.context = context
-        self.severity = severity
-        self.facts = facts
-        self.error_id = uuid.uuid4().hex[:12]
-        self.timestamp = datetime.datetime.now(datetime.UTC)
-
-    def __reduce__(self):
-        # The default would call the class with the message only, and lose the rest of __dict__'s meaning.
-        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
-
-    def chain(self):
-        """Walk this error and what caused it.
-
-        Returns
-        -------
-        list of BaseException
-            This error first, its ``__cause__`` next, and so on; an error met twice ends the walk.
-        """
-        found, seen, error = [], set(), self
-        while error is not None and id(error) not in seen:
-            found.append(error)
-            seen.add(id(error))
-            error = error.__cause__
-        return found
-
-    def to_report(self):
-        """Write the whole story of this error, for a log or an issue.
-
-        Returns
-        -------
-        str
-            Several lines: what, when, the facts, the context and the causes.
-        """
-        lines = [
-            f"{type(self).__name__} [{self.severity}] {self.error_id} "
-            f"at {self.timestamp.isoformat(timespec='seconds')}",
-            f"  {self.message}",
-        ]
-        lines += [f"  {name}: {value!r}" for name, value in self.facts.items()]
-        if self.context is not None:
-            lines.append(f"during {self.context.operation}" + _after(": ", self.context.description))
-            lines += [f"  {name}: {value!r}" for name, value in self.context.data.items()]
-            if self.context.source_location:
-                lines.append(f"  at {self.context.source_location}")
-        for cause in self.chain()[1:]:
-            lines.append(f"caused by {type(cause).__name__}: {cause}")
-        if self.context is not None and self.context.stack_trace:
-            lines += ["stack (most recent call last):", self.context.stack_trace.rstrip()]
-        return "\n".join(lines)
+# Where users find them, and tracebacks and pickles name them.
+BitNetError.__module__ = ErrorContext.__module__ = __name__
 
 
 class ConfigurationError(BitNetError, ValueError):
     """A setting, an option, a configuration field or an environment variable cannot be used."""
 
     @classmethod
-    def unknown_field(cls, owner, name, known, right=None):
+    def unknown_field(cls, owner: str, name: str, known: Sequence[str], right: str | None = None) -> Self:
         """`name` is no field of `owner`; `right` is what it is called here, when that is known."""
         if right is None:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             right = close[0] if close else None
-        advice = f"use '{right}'" if right else f"it has {_listed(known)}"
+        advice = f"use '{right}'" if right else f"it has {listed(known)}"
         return cls(f"{owner} has no field '{name}'; {advice}", owner=owner, name=name, known=tuple(known), right=right)
 
     @classmethod
-    def missing_fields(cls, owner, names):
+    def missing_fields(cls, owner: str, names: Sequence[str]) -> Self:
         """Fields that have no default were not given."""
         given = "it was" if len(names) == 1 else "they were"
-        return cls(f"{owner} needs {_listed(names)}; {given} not given", owner=owner, names=tuple(names))
+        return cls(f"{owner} needs {listed(names)}; {given} not given", owner=owner, names=tuple(names))
 
     @classmethod
-    def not_a_mapping(cls, owner, got):
+    def not_a_mapping(cls, owner: str, got: Any) -> Self:
         """Something other than a dictionary of fields."""
         return cls(f"{owner} is made from a dictionary of its fields, not from {type(got).__name__}",
                    owner=owner, got=type(got).__name__)
 
     @classmethod
-    def value(cls, owner, name, got, needed):
+    def value(cls, owner: str, name: str, got: Any, needed: str) -> Self:
         """A field has a value that cannot be used."""
         return cls(f"{owner}.{name} is {got!r}; it must be {needed}", owner=owner, name=name, got=got, needed=needed)
 
     @classmethod
-    def conflict(cls, owner, sentence):
+    def conflict(cls, owner: str, sentence: str) -> Self:
         """Two fields contradict each other."""
         return cls(f"{owner}: {sentence}", owner=owner)
 
     @classmethod
-    def choice(cls, name, got, known):
+    def choice(cls, name: str, got: Any, known: Sequence[Any]) -> Self:
         """An argument must be one of a few words."""
-        return cls(f"{name} is {got!r}; it must be one of {_listed(known)}", name=name, got=got, known=tuple(known))
+        return cls(f"{name} is {got!r}; it must be one of {listed(known)}", name=name, got=got, known=tuple(known))
 
     @classmethod
-    def isa(cls, source, got, possible, known):
+    def isa(cls, source: str, got: str, possible: Sequence[str], known: Sequence[str]) -> Self:
         """An instruction set this CPU cannot run, or nobody knows; `source` is who asked, as ``"BITNET_ISA"``."""
         can = ", ".join(possible)
         if got in known:
@@ -223,20 +87,11 @@ class ConfigurationError(BitNetError, ValueError):
         return cls(sentence, source=source, got=got, possible=tuple(possible), known=tuple(known))
 
     @classmethod
-    def thread_count(cls, source, got, limit):
+    def thread_count(cls, source: str, got: Any, limit: int) -> Self:
         """A number of threads that is no number, or out of range."""
         return cls(
             f"{source} is {got!r}; it must be a whole number of threads from 1 to {limit}",
             source=source, got=got, limit=limit,
-        )
-
-    @classmethod
-    def missing_extra(cls, library, extra, purpose):
-        """An optional library is not installed."""
-        return cls(
-            f"{purpose} needs '{library}', which is not installed; "
-            f"install it with: pip install 'bitnet-runtime[{extra}]'",
-            library=library, extra=extra, purpose=purpose,
         )
 
 
@@ -244,18 +99,18 @@ class TensorError(BitNetError, TypeError):
     """An array has the wrong type, layout or permission."""
 
     @classmethod
-    def not_an_array(cls, what, got):
+    def not_an_array(cls, what: str, got: Any) -> Self:
         """Something that is no NumPy array."""
         return cls(f"{what} must be a NumPy array, not {type(got).__name__}", what=what, got=type(got).__name__)
 
     @classmethod
-    def not_numbers(cls, what, got):
+    def not_numbers(cls, what: str, got: Any) -> Self:
         """Something that is neither a real number nor an array of them."""
         return cls(f"{what} must be a number or an array of numbers, not {type(got).__name__}",
                    what=what, got=type(got).__name__)
 
     @classmethod
-    def dtype(cls, what, expected, got):
+    def dtype(cls, what: str, expected: Any, got: Any) -> Self:
         """An array of another dtype."""
         return cls(
             f"{what} has dtype {got}; it must be {expected} (convert it with .astype(np.{expected}))",
@@ -263,7 +118,7 @@ class TensorError(BitNetError, TypeError):
         )
 
     @classmethod
-    def not_contiguous(cls, what, shape, strides):
+    def not_contiguous(cls, what: str, shape: Sequence[int], strides: Sequence[int]) -> Self:
         """An array whose elements do not follow one another in C order."""
         return cls(
             f"{what} of shape {tuple(shape)} is not C-contiguous (strides {tuple(strides)}); "
@@ -272,17 +127,17 @@ class TensorError(BitNetError, TypeError):
         )
 
     @classmethod
-    def not_aligned(cls, what, dtype):
+    def not_aligned(cls, what: str, dtype: Any) -> Self:
         """An array whose elements lie across the addresses their dtype asks for."""
         return cls(f"{what} does not lie at addresses fit for {dtype}; pass a copy of it", what=what, dtype=str(dtype))
 
     @classmethod
-    def read_only(cls, what):
+    def read_only(cls, what: str) -> Self:
         """An output array that may not be written."""
         return cls(f"{what} is read-only, and the result is to be written there; pass a writable array", what=what)
 
     @classmethod
-    def overlap(cls, what, other):
+    def overlap(cls, what: str, other: str) -> Self:
         """An output array that shares memory with an input."""
         return cls(f"{what} shares memory with {other}; pass an array of its own", what=what, other=other)
 
@@ -291,37 +146,38 @@ class ShapeError(TensorError, ValueError):
     """An array has a shape that does not fit."""
 
     @classmethod
-    def mismatch(cls, what, expected, got):
+    def mismatch(cls, what: str, expected: Sequence[int], got: Sequence[int]) -> Self:
         """A shape other than the one needed."""
-        return cls(f"{what} has shape {_shape(got)}; it must be {_shape(expected)}",
+        return cls(f"{what} has shape {shape_text(got)}; it must be {shape_text(expected)}",
                    what=what, expected=tuple(expected), got=tuple(got))
 
     @classmethod
-    def scale(cls, what, fitting, got):
+    def scale(cls, what: str, fitting: Sequence[Sequence[int] | str], got: Sequence[int]) -> Self:
         """Scales that fit neither the weight, nor its rows, nor its groups of columns."""
-        return cls(f"{what} has shape {_shape(got)}; it must be {' or '.join(_shape(shape) for shape in fitting)}",
+        needed = " or ".join(shape_text(shape) for shape in fitting)
+        return cls(f"{what} has shape {shape_text(got)}; it must be {needed}",
                    what=what, fitting=tuple(fitting), got=tuple(got))
 
     @classmethod
-    def dimensions(cls, what, expected, got):
+    def dimensions(cls, what: str, expected: str, got: Sequence[int]) -> Self:
         """Another number of dimensions than needed; `expected` is written as ``(rows, cols)``."""
-        return cls(f"{what} has shape {_shape(got)}; it must have shape {expected}",
+        return cls(f"{what} has shape {shape_text(got)}; it must have shape {expected}",
                    what=what, expected=expected, got=tuple(got))
 
     @classmethod
-    def columns(cls, weight, cols, got):
+    def columns(cls, weight: str, cols: int, got: int) -> Self:
         """The two sides of a product do not fit."""
         return cls(f"cannot multiply {weight}: the weight has {cols} columns, the input {got}",
                    weight=weight, cols=cols, got=got)
 
     @classmethod
-    def empty(cls, what, got):
+    def empty(cls, what: str, got: Sequence[int]) -> Self:
         """A weight without rows or columns."""
-        return cls(f"{what} has shape {_shape(got)}; it needs at least one row and one column",
+        return cls(f"{what} has shape {shape_text(got)}; it needs at least one row and one column",
                    what=what, got=tuple(got))
 
     @classmethod
-    def too_large(cls, what, got, limit, unit):
+    def too_large(cls, what: str, got: int, limit: int, unit: str) -> Self:
         """A size beyond what the arithmetic is exact for or an address can hold."""
         return cls(f"{what} is {got}; the limit is {limit} {unit}", what=what, got=got, limit=limit, unit=unit)
 
@@ -330,28 +186,29 @@ class QuantizationError(BitNetError, ValueError):
     """Numbers that cannot be quantised, or codes and scales that cannot have come from quantising."""
 
     @classmethod
-    def not_finite(cls, what, value, index):
+    def not_finite(cls, what: str, value: SupportsFloat, index: Sequence[int]) -> Self:
         """NaN or an infinity in the input."""
-        return cls(f"{what} has {_number(value)} at index {_index(index)}; only finite numbers can be quantised",
+        found = f"{number_text(value)} at index {index_text(index)}"
+        return cls(f"{what} has {found}; only finite numbers can be quantised",
                    what=what, value=value, index=tuple(index))
 
     @classmethod
-    def not_ternary(cls, what, value, index):
+    def not_ternary(cls, what: str, value: Any, index: Sequence[int]) -> Self:
         """A code other than -1, 0, 1."""
-        return cls(f"{what} has {value} at index {_index(index)}; ternary codes are -1, 0 and 1",
+        return cls(f"{what} has {value} at index {index_text(index)}; ternary codes are -1, 0 and 1",
                    what=what, value=value, index=tuple(index))
 
     @classmethod
-    def unused_code(cls, what, index):
+    def unused_code(cls, what: str, index: Sequence[int]) -> Self:
         """The fourth value of a 2-bit field, which no ternary packer writes."""
         return cls(
-            f"{what} has the unused 2-bit code 3 for the weight at index {_index(index)}; "
+            f"{what} has the unused 2-bit code 3 for the weight at index {index_text(index)}; "
             "the bytes are damaged or are not packed ternary weights",
             what=what, index=tuple(index),
         )
 
     @classmethod
-    def damaged(cls, what, packing, rows, cols, offset):
+    def damaged(cls, what: str, packing: str, rows: int, cols: int, offset: int) -> Self:
         """Packed bytes that packing cannot have written."""
         return cls(
             f"{what} is not what packing '{packing}' writes for a {rows} x {cols} weight (byte {offset} is the first "
@@ -360,10 +217,10 @@ class QuantizationError(BitNetError, ValueError):
         )
 
     @classmethod
-    def scale(cls, what, value, index=()):
+    def scale(cls, what: str, value: SupportsFloat, index: Sequence[int] = ()) -> Self:
         """A scale that is no finite number."""
-        at = f" at index {_index(index)}" if len(index) else ""
-        return cls(f"{what} is {_number(value)}{at}; a scale must be a finite number",
+        at = f" at index {index_text(index)}" if len(index) else ""
+        return cls(f"{what} is {number_text(value)}{at}; a scale must be a finite number",
                    what=what, value=value, index=tuple(index))
 
 
@@ -371,12 +228,12 @@ class KernelError(BitNetError, RuntimeError):
     """No kernel can do what was asked."""
 
     @classmethod
-    def unknown_packing(cls, got, known):
+    def unknown_packing(cls, got: Any, known: Sequence[str]) -> Self:
         """A packing nobody has written."""
         return cls(f"no packing is known as {got!r} (known: {', '.join(known)})", got=got, known=tuple(known))
 
     @classmethod
-    def group_scales(cls, packing, group_size, tile_cols, fitting):
+    def group_scales(cls, packing: str, group_size: int, tile_cols: int, fitting: str) -> Self:
         """A packing whose tiles straddle the groups of columns that have a scale of their own."""
         return cls(
             f"packing '{packing}' stores {tile_cols} columns a tile, so groups of {group_size} columns cannot have "
@@ -389,13 +246,13 @@ class MemoryError(BitNetError, builtins.MemoryError):
     """Native memory could not be had."""
 
     @classmethod
-    def allocation(cls, nbytes, what):
+    def allocation(cls, nbytes: int, what: str) -> Self:
         """The operating system refused."""
-        return cls(f"cannot allocate {_bytes(nbytes)} for {what}: the operating system refused",
+        return cls(f"cannot allocate {bytes_text(nbytes)} for {what}: the operating system refused",
                    nbytes=nbytes, what=what)
 
     @classmethod
-    def overflow(cls, what, sizes):
+    def overflow(cls, what: str, sizes: Sequence[int]) -> Self:
         """A product of sizes that no address can hold."""
         product = " x ".join(str(size) for size in sizes)
         return cls(f"cannot allocate {product} bytes for {what}: the size does not fit in an address",
@@ -410,41 +267,80 @@ class FormatError(BitNetError, ValueError):
     """A file's bytes are not what its format demands."""
 
     @classmethod
-    def value(cls, file, what, got, needed):
+    def value(cls, file: Any, what: str, got: Any, needed: str) -> Self:
         """Something in a file is not what its format, or the reader, needs."""
-        return cls(f"'{file}': {what} is {_BRIEF.repr(got)}; it must be {needed}",
+        return cls(f"'{file}': {what} is {BRIEF.repr(got)}; it must be {needed}",
                    file=file, what=what, got=got, needed=needed)
 
     @classmethod
-    def not_json(cls, file, what, reason):
+    def not_json(cls, file: Any, what: str, reason: Any) -> Self:
         """Bytes that should be JSON."""
         return cls(f"'{file}': {what} is not JSON ({reason}); the file is damaged: get it again",
                    file=file, what=what, reason=reason)
 
     @classmethod
-    def unknown(cls, path, looked_for, there):
+    def unknown(cls, path: Any, looked_for: Sequence[str], there: Sequence[str]) -> Self:
         """A path at which no format recognises anything; `there` is what the folder has instead."""
-        instead = f"; there is {_listed(there)}" if there else ""
+        instead = f"; there is {listed(there)}" if there else ""
         return cls(f"'{path}' is no checkpoint of a known format; looked for {' or '.join(looked_for)}{instead}",
                    path=path, looked_for=tuple(looked_for), there=tuple(there))
+
+    @classmethod
+    def tokenizer(cls, file: str, reason: str) -> Self:
+        """What the tokenizers library does not take."""
+        return cls(f"'{file}' is not what the library 'tokenizers' reads: {reason}", file=file, reason=reason)
+
+    @classmethod
+    def template(cls, line: int | None, reason: str) -> Self:
+        """A chat template that cannot be read or rendered; `line` is None where nobody knows."""
+        at = f" at line {line}" if line else ""
+        return cls(f"the chat template fails{at}: {reason}", line=line, reason=reason)
 
 
 class ModelLoadError(BitNetError, RuntimeError):
     """A checkpoint cannot become a model."""
 
     @classmethod
-    def unreadable(cls, path, reason):
+    def unsupported(cls, path: Any, name: str, value: Any, needed: str) -> Self:
+        """A configuration that asks for another function than is computed here."""
+        return cls(f"'{path}': {name} is {BRIEF.repr(value)}; it must be {needed}", path=path, name=name, value=value,
+                   needed=needed)
+
+    @classmethod
+    def no_tokenizer(cls, path: Any) -> Self:
+        """Text for a checkpoint that has only a model."""
+        return cls(f"'{path}' has no tokenizer.json; give token ids instead of text", path=path)
+
+    @classmethod
+    def no_chat_template(cls, path: Any) -> Self:
+        """A conversation for a checkpoint that does not say how to write one."""
+        return cls(f"'{path}' has no chat template; write the prompt as text", path=path)
+
+    @classmethod
+    def unknown_model(cls, path: Any, name: str, known: Iterable[str]) -> Self:
+        """A model_type nobody has written."""
+        return cls(f"'{path}' is of model_type {name!r}; known are {listed(known)}", path=path, name=name,
+                   known=tuple(known))
+
+    @classmethod
+    def shape(cls, name: str, needed: Sequence[int], got: Sequence[int]) -> Self:
+        """A tensor that contradicts the configuration."""
+        return cls(f"'{name}' has shape {shape_text(got)}; the configuration needs {shape_text(needed)}",
+                   name=name, needed=tuple(needed), got=tuple(got))
+
+    @classmethod
+    def unreadable(cls, path: Any, reason: Any) -> Self:
         """The operating system gives no file or folder."""
         return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
 
     @classmethod
-    def missing_tensor(cls, path, name, close=None):
+    def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:
         """A tensor that is not in the checkpoint; `close` is one there with a similar name."""
         advice = f"; did you mean '{close}'" if close else ""
         return cls(f"'{path}' has no tensor '{name}'{advice}", path=path, name=name, close=close)
 
     @classmethod
-    def not_bitnet(cls, path, name, dtype, reason):
+    def not_bitnet(cls, path: Any, name: str, dtype: Any, reason: Any) -> Self:
         """A layer that nothing says to be ternary."""
         return cls(f"not a BitNet checkpoint: '{name}' in '{path}' is {dtype}, and {reason}",
                    path=path, name=name, dtype=dtype, reason=reason)
@@ -453,43 +349,57 @@ class ModelLoadError(BitNetError, RuntimeError):
 class InferenceError(BitNetError, RuntimeError):
     """A model cannot be run on what it was given."""
 
+    @classmethod
+    def encoding(cls, reason: str) -> Self:
+        """A text that cannot become tokens."""
+        return cls(f"cannot encode the text: {reason}", reason=reason)
 
-def _rebuild(cls, message, state):
-    # Not cls.__new__: the builtin MemoryError has one of its own, which refuses our MemoryError.
-    error = Exception.__new__(cls, message)
-    error.__dict__.update(state)
-    return error
+    @classmethod
+    def logits(cls, count: int, of: int, value: float, index: Sequence[int]) -> Self:
+        """NaN or infinities among the logits; `value` at `index` is the first of `count`."""
+        first = f"{number_text(value)} at index {index_text(index)}"
+        return cls(f"{count} of {of} logits are not finite, the first is {first}",
+                   count=count, of=of, value=value, index=tuple(index))
 
+    @classmethod
+    def closed(cls) -> Self:
+        """Use of an engine after its end."""
+        return cls("the engine is closed; make a new one")
 
-def _listed(names):
-    return ", ".join(f"'{name}'" if isinstance(name, str) else str(name) for name in names)
+    @classmethod
+    def tokens(cls, got: Any) -> Self:
+        """Something that is no list of token ids."""
+        return cls("a prompt must be text or a list of token ids, one after the other",
+                   got=type(got).__name__)
 
+    @classmethod
+    def empty_prompt(cls) -> Self:
+        """Nothing to go on from."""
+        return cls("the prompt has no tokens; give at least one")
 
-def _shape(shape):
-    return shape if isinstance(shape, str) else str(tuple(int(n) for n in shape))
+    @classmethod
+    def cancelled(cls, operation: str) -> Self:
+        """The run was stopped before it had an answer."""
+        return cls(f"the run was cancelled before the operation '{operation}'", operation=operation)
 
+    @classmethod
+    def not_finite(cls, operation: str) -> Self:
+        """An activation became NaN or infinite."""
+        return cls(f"the input of '{operation}' has a number that is not finite; diagnosis shows where it began",
+                   operation=operation)
 
-def _index(index):
-    return "(" + ", ".join(str(int(i)) for i in index) + ")"
+    @classmethod
+    def too_many_tokens(cls, got: int, limit: int) -> Self:
+        """More tokens in one run than its memory was made for."""
+        return cls(f"a run of {got} tokens was asked for; this execution has memory for {limit}", got=got, limit=limit)
 
+    @classmethod
+    def token(cls, got: int, position: int, vocab_size: int) -> Self:
+        """A token id outside the vocabulary."""
+        return cls(f"token {got} at position {position} is not in the vocabulary of {vocab_size}",
+                   got=got, position=position, vocab_size=vocab_size)
 
-def _number(value):
-    value = float(value)
-    if math.isnan(value):
-        return "NaN"
-    return f"{value:g}"
-
-
-def _bytes(nbytes):
-    """Bytes as people read them: three digits and a binary unit."""
-    value, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
-    while value >= 1024 and len(units) > 1:
-        value /= 1024
-        units.pop(0)
-    if units[0] == "B":
-        return f"{nbytes} B"
-    return f"{value:.3g} {units[0]}" if value < 999.5 else f"{value:.0f} {units[0]}"
-
-
-def _after(separator, text):
-    return separator + text if text else ""
+    @classmethod
+    def beyond_context(cls, position: int, limit: int) -> Self:
+        """A sequence longer than the model or the cache allows."""
+        return cls(f"position {position} is beyond the {limit} tokens of the context", position=position, limit=limit)

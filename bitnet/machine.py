@@ -1,6 +1,7 @@
 """What this machine can do: instruction sets, threads, and its limits, measured. The face of ``_core/cpu.pyx``,
 ``_core/threads.pyx`` and ``_core/probe.pyx``."""
 
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -55,8 +56,12 @@ class Machine:
         CPUs that this process may run on.
     cgroup_quota : float or None
         CPUs that its control group grants; None where there is no limit.
+    available_cpus : int
+        CPUs that this process can keep busy: `cpus`, but no more than its control group grants, rounded up.
     num_threads : int or None
         Threads used by default; None if the environment asks for an impossible number.
+    num_threads_variable : str or None
+        The environment variable that asks for that number; None where `available_cpus` gives it.
     last_level_cache_bytes : int
     huge_pages : str
         ``always``, ``madvise``, ``never`` or ``unknown``: what the system does with large blocks.
@@ -74,9 +79,14 @@ class Machine:
     cpus: int
     cgroup_quota: float | None
     num_threads: int | None
+    num_threads_variable: str | None
     last_level_cache_bytes: int
     huge_pages: str
     problems: tuple[str, ...]
+
+    @property
+    def available_cpus(self) -> int:
+        return self.cpus if self.cgroup_quota is None else min(self.cpus, max(1, math.ceil(self.cgroup_quota)))
 
 
 def kernels() -> dict[str, str]:
@@ -125,10 +135,20 @@ def describe() -> Machine:
         cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cgroup_quota=threads.cgroup_quota(),
         num_threads=num_threads,
+        num_threads_variable=_num_threads_variable(),
         last_level_cache_bytes=cpu.last_level_cache_bytes(),
         huge_pages=_huge_pages(),
         problems=tuple(problems),
     )
+
+
+def _num_threads_variable() -> str | None:
+    """The first that says something, as for `default_num_threads`."""
+    said = {
+        "BITNET_NUM_THREADS": os.environ.get("BITNET_NUM_THREADS", ""),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0],
+    }
+    return next((name for name, value in said.items() if value.strip()), None)
 
 
 def _huge_pages() -> str:

@@ -37,17 +37,33 @@ ARROWS = {
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.quant _core.packing _core.packings.contract",
+    "_core.ops": "errors _core.cpu _core.arrays",
+    "_core.builder": "errors _core.packing",
+    "_core.program": "errors _core.builder _core.ops _core.matmul _core.packing _core.threads _core.memory "
+                     "_core.arrays",
     # above it
-    "errors": "",
-    "config": "errors",
+    "_errors": "errors",
+    "errors": "_errors",
+    "_checks": "errors",
+    "config": "errors _checks",
     "quant": "errors config _core.arrays _core.quant",
+    "tokenizer": "errors",
+    "chat": "errors",
+    "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
-    "machine": "errors _install _core.cpu _core.threads _core.probe _core.quant _core.packing",
-    "_install": "",
-    "bitnet": "errors config quant weight _install",
+    "machine": "errors _bitnet_runtime _core.cpu _core.threads _core.probe _core.quant _core.packing",
+    "bitnet": "errors config quant weight engine model inspection _bitnet_runtime",
+    "engine": "errors config model sampling kv_cache _core.program",
+    "inspection": "errors formats models _core.builder",
+    "kv_cache": "_core.memory _core.program",
+    # the meeting place of formats and models
+    "model": "errors config weight chat tokenizer formats formats.random models _core.memory _core.packing _core.quant "
+             "_core.builder _core.program",
     "__main__": "cli",
+    # beside the package: the command, before it is known whose package that is
+    "_bitnet_runtime": "cli",
     # families of files
-    "models*": "errors config models* _core.*",
+    "models*": "errors config models*",
     "formats*": "errors config formats* _core.*",
     "cli*": "bitnet machine errors cli*",
     "server*": "bitnet machine errors server*",
@@ -59,7 +75,7 @@ REQUIRED = {"bitnet", "numpy"}
 OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}
+CONTRACTS = {"feature.h", "kernel.h", "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"
@@ -78,7 +94,8 @@ def read_tree(*patterns):
     }
 
 
-PYTHON = read_tree("bitnet/**/*.py", "bitnet/**/*.pyi", "examples/**/*.py")
+COMMAND = "_bitnet_runtime"
+PYTHON = read_tree(f"{COMMAND}.py", "bitnet/**/*.py", "bitnet/**/*.pyi", "examples/**/*.py")
 CYTHON = read_tree("bitnet/**/*.pyx", "bitnet/**/*.pxd")
 HEADERS = read_tree("bitnet/**/*.h")
 SOURCES = {**PYTHON, **CYTHON}
@@ -150,7 +167,7 @@ def _cython_imports(path, text):
 def ours(path, text):
     """The modules of ours that a file imports, in the names of ARROWS."""
     for module, name, _ in imports(path, text):
-        if module.split(".")[0] != "bitnet":
+        if module.split(".")[0] not in ("bitnet", COMMAND):
             continue
         target = module.removeprefix("bitnet").removeprefix(".") or "bitnet"
         below = name if target == "bitnet" else f"{target}.{name}"
@@ -181,7 +198,7 @@ def check_public_names(path, text):
         return
     faces = {"bitnet": [*bitnet.__all__, "__version__", "MemoryError"], "bitnet.machine": bitnet.machine.__all__}
     for module, name, _ in imports(path, text):
-        is_module = f"{module}.{name}".removeprefix("bitnet.") in MODULES
+        is_module = f"{module}.{name}".removeprefix("bitnet.") in MODULES and not str(name).startswith("_")
         if module in faces and name is not None and name not in faces[module] and not is_module:
             yield f"{path}: {module}.{name} is not public"
     for node in ast.walk(ast.parse(text)):
@@ -202,9 +219,16 @@ def check_privacy_of_families(path, text):
 def check_optional_libraries(path, text):
     for module, _, is_top in imports(path, text):
         library = module.split(".")[0]
-        is_known = library in sys.stdlib_module_names | REQUIRED | {"libc", "cpython", "cython"}
+        is_known = library in sys.stdlib_module_names | REQUIRED | {COMMAND, "libc", "cpython", "cython"}
         if not is_known and (is_top or path.startswith("bitnet/_core")):
             yield f"{path}: {library} is optional, so it is imported in the function that needs it"
+
+
+def check_the_command(path, text):
+    """Nothing of the package before it is known to be ours."""
+    for module, _, is_top in imports(path, text):
+        if module_of(path) == COMMAND and is_top and module.split(".")[0] not in sys.stdlib_module_names:
+            yield f"{path}: {module} is imported in the function that needs it"
 
 
 def check_kernel_includes(path, text):
@@ -240,7 +264,7 @@ def check_macros(path, text):
 
 
 def check_prints(path, text):
-    if module_of(path).startswith(("cli", "examples")):
+    if module_of(path).startswith(("cli", "examples", COMMAND)):
         return
     if path.endswith((".py", ".pyi")):
         calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
@@ -289,6 +313,7 @@ RULES = [
     (check_public_names, PYTHON),
     (check_privacy_of_families, PYTHON),
     (check_optional_libraries, SOURCES),
+    (check_the_command, PYTHON),
     (check_kernel_includes, {path: text for path, text in HEADERS.items() if "/kernels/" in path}),
     (check_macros, {**HEADERS, **CYTHON}),
     (check_prints, SOURCES),
@@ -352,6 +377,9 @@ BREACHES = [
      "rich is optional"),
     (check_optional_libraries, "bitnet/weight.py", "class A:\n    from torch import nn", "torch is optional"),
     (check_optional_libraries, "bitnet/_core/cpu.pyx", "def f():\n    import psutil", "psutil is optional"),
+    (check_arrows, "_bitnet_runtime.py", "def f():\n    from bitnet import machine", "may not import machine"),
+    (check_arrows, "bitnet/weight.py", "from _bitnet_runtime import main", "weight may not import _bitnet_runtime"),
+    (check_the_command, "_bitnet_runtime.py", "from bitnet import cli", "bitnet is imported in the function"),
     (check_kernel_includes, "bitnet/_core/kernels/i2_avx2.h", '#include "t5_codes.h"', "belongs to another table"),
     (check_kernel_includes, "bitnet/_core/kernels/i2_avx2.h", "#include <Python.h>", "knows nothing of Python"),
     (check_kernel_includes, "bitnet/_core/kernels/i2_avx2.h", "# include <immintrin.h>", "is included by target.h"),

@@ -18,12 +18,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_runs
 
 import bitnet
 from bitnet import GenerationConfig, ModelConfig, QuantizationConfig, TernaryWeight
 from bitnet._core import arrays, cpu, matmul, memory, packing, quant, threads
+from bitnet.chat import ChatTemplate
+from bitnet.formats import base, open_checkpoint
+from bitnet.formats.safetensors import SafetensorsFile
+from bitnet.sampling import Sampler, StopStrings, logprobs
+from bitnet.tokenizer import Tokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitnet"
+CHECKPOINT = PACKAGE.parent / "tests" / "data" / "hf" / "llama-packed-bitlinear"
+WEIGHTS = CHECKPOINT / "model.safetensors"
 SIZES = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 FAMILY = {"model_type": "bitnet", "hidden_act": "relu2", "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
           "tie_word_embeddings": True}  # fmt: skip
@@ -57,6 +65,25 @@ def damaged():
     data = np.array(weight().packed_bytes)
     data[5] = 0x65
     return data
+
+
+def closed_checkpoint():
+    with open_checkpoint(CHECKPOINT) as checkpoint:
+        return checkpoint
+
+
+def tokenizer(**options):
+    import tokenizers
+
+    return Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), **options)
+
+
+def caused(trigger):
+    """Raise the cause of the error that `trigger` raises."""
+    try:
+        trigger()
+    except Exception as error:
+        raise error.__cause__ from None
 
 
 def replaced(trigger):
@@ -179,24 +206,24 @@ def import_without_atfork():
 
 # (file, what is raised, how, the sentence)
 ROWS = [
-    ("config.py", "ConfigurationError.missing_fields", lambda: ModelConfig(vocab_size=8),
+    ("_checks.py", "ConfigurationError.missing_fields", lambda: ModelConfig(vocab_size=8),
      "ModelConfig needs 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'; they "
      "were not given"),
-    ("config.py", "ConfigurationError.not_a_mapping", lambda: GenerationConfig.from_dict([1]),
+    ("_checks.py", "ConfigurationError.not_a_mapping", lambda: GenerationConfig.from_dict([1]),
      "GenerationConfig is made from a dictionary of its fields, not from list"),
-    ("config.py", "ConfigurationError.unknown_field", lambda: GenerationConfig(max_tokens=64),
+    ("_checks.py", "ConfigurationError.unknown_field", lambda: GenerationConfig(max_tokens=64),
      "GenerationConfig has no field 'max_tokens'; use 'max_new_tokens'"),
-    ("config.py", "self._refused", lambda: model(vocab_size=0),
+    ("_checks.py", "self._refused", lambda: model(vocab_size=0),
      "ModelConfig.vocab_size is 0; it must be a whole number from 1 to 2147483647"),
-    ("config.py", "self._refused", lambda: model(rope_theta=-1),
+    ("_checks.py", "self._refused", lambda: model(rope_theta=-1),
      "ModelConfig.rope_theta is -1; it must be a finite number above 0"),
-    ("config.py", "self._refused", lambda: model(mlp_bias=1),
+    ("_checks.py", "self._refused", lambda: model(mlp_bias=1),
      "ModelConfig.mlp_bias is 1; it must be True or False"),
-    ("config.py", "ConfigurationError.choice", lambda: model(hidden_act="tanh"),
+    ("_checks.py", "ConfigurationError.choice", lambda: model(hidden_act="tanh"),
      "ModelConfig.hidden_act is 'tanh'; it must be one of 'relu2', 'silu', 'gelu', 'gelu_pytorch_tanh'"),
-    ("config.py", "self._refused", lambda: model(eos_token_id=[64]),
+    ("_checks.py", "self._refused", lambda: model(eos_token_id=[64]),
      "ModelConfig.eos_token_id is [64]; it must be a token id from 0 to 63, or a list of them"),
-    ("config.py", "self._refused", lambda: GenerationConfig(stop_strings=[""]),
+    ("_checks.py", "self._refused", lambda: GenerationConfig(stop_strings=[""]),
      "GenerationConfig.stop_strings is ['']; it must be a string or a list of strings, none of them empty"),
     ("config.py", "self._conflict", lambda: model(num_attention_heads=4, num_key_value_heads=3),
      "ModelConfig: 3 key/value heads do not divide 4 attention heads"),
@@ -225,8 +252,29 @@ ROWS = [
      "GenerationConfig: min_new_tokens is 2, max_new_tokens only 1"),
     ("config.py", "self._conflict", lambda: GenerationConfig(temperature=0.5),
      "GenerationConfig: temperature is 0.5, which is of use only with do_sample=True"),
-    ("errors.py", "ConfigurationError.choice", lambda: bitnet.BitNetError("a", severity="fatal"),
+    ("_errors.py", "ConfigurationError.choice", lambda: bitnet.BitNetError("a", severity="fatal"),
      "severity is 'fatal'; it must be one of 'info', 'warning', 'error', 'critical'"),
+    ("formats/__init__.py", "ModelLoadError.unreadable", lambda: open_checkpoint(CHECKPOINT / "none"),
+     f"cannot read '{CHECKPOINT}/none': there is no such file or folder"),
+    ("formats/__init__.py", "FormatError.unknown", lambda: open_checkpoint(CHECKPOINT.parent),
+     f"'{CHECKPOINT.parent}' is no checkpoint of a known format; looked for a folder with 'config.json' and "
+     "'model.safetensors' or 'model.safetensors.index.json' (hugging_face); there is 'bitnet-packed-auto', "
+     "'bitnet-packed-bitlinear', 'llama-packed-bitlinear', 'llama-packed-rmsnorm'"),
+    ("formats/base.py", "ModelLoadError.missing_tensor", lambda: closed_checkpoint().info("lm_head"),
+     f"'{CHECKPOINT}' has no tensor 'lm_head'; did you mean 'lm_head.weight'"),
+    ("formats/base.py", "FormatError.value", lambda: base.parsed_json(b"1", "a.json", "the file"),
+     "'a.json': the file is 1; it must be a JSON object"),
+    ("formats/base.py", "FormatError.not_json", lambda: base.parsed_json(b"", "a.json", "the file"),
+     "'a.json': the file is not JSON (Expecting value: line 1 column 1 (char 0)); the file is damaged: get it again"),
+    ("formats/base.py", "ModelLoadError.unreadable", lambda: base.read_bytes(CHECKPOINT),
+     f"cannot read '{CHECKPOINT}': Is a directory"),
+    ("formats/safetensors.py", "ModelLoadError.unreadable", lambda: SafetensorsFile(CHECKPOINT),
+     f"cannot read '{CHECKPOINT}': Is a directory"),
+    ("formats/safetensors.py", "ModelLoadError.unreadable", lambda: closed_checkpoint().raw("lm_head.weight"),
+     f"cannot read '{WEIGHTS}': it was closed; open it again"),
+    ("formats/hugging_face.py", "ModelLoadError.not_bitnet", lambda: open_checkpoint(CHECKPOINT).ternary("lm_head"),
+     f"not a BitNet checkpoint: 'lm_head.weight' in '{WEIGHTS}' is BF16, and embeddings and the output head are "
+     "ordinary"),
     ("quant.py", "ConfigurationError.value", lambda: TernaryWeight.from_float(FLOATS, "i2"),
      "TernaryWeight.from_float.config is 'i2'; it must be a QuantizationConfig"),
     ("quant.py", "ShapeError.mismatch", lambda: bitnet.dequantize(CODES, [[1, 1], [1, 1]], group_size=64),
@@ -235,6 +283,64 @@ ROWS = [
      "codes has shape (4,); it must have shape (rows, cols)"),
     ("quant.py", "ShapeError.mismatch", lambda: bitnet.dequantize(CODES, [1, 2, 3]),
      "scale has shape (3,); it must be (2,)"),
+    ("tokenizer.py", "ConfigurationError.value", lambda: tokenizer(add_bos=3),
+     "Tokenizer.add_bos is 3; it must be True, False or None"),
+    ("tokenizer.py", "ConfigurationError.conflict", lambda: tokenizer(add_bos=True),
+     "Tokenizer: add_bos is True, but bos_token_id is not known"),
+    ("tokenizer.py", "ModelLoadError.unreadable", lambda: Tokenizer.from_file(CHECKPOINT),
+     f"cannot read '{CHECKPOINT}': Is a directory"),
+    ("tokenizer.py", "FormatError.tokenizer", lambda: Tokenizer.from_file(os.devnull),
+     "'/dev/null' is not what the library 'tokenizers' reads: EOF while parsing a value at line 1 column 0"),
+    ("tokenizer.py", "ConfigurationError.value", lambda: tokenizer().encode(1),
+     "Tokenizer.encode.text is 1; it must be a string"),
+    ("tokenizer.py", "InferenceError.encoding", lambda: tokenizer().encode("\ud800"),
+     "cannot encode the text: U+D800 at index 0 is half of a surrogate pair"),
+    ("tokenizer.py", "ConfigurationError.value", lambda: tokenizer().decode("a"),
+     "Tokenizer.ids is 'a'; it must be a token id from 0 to 4294967295"),
+    ("tokenizer.py", "ConfigurationError.value", lambda: tokenizer().decode([-1]),
+     "Tokenizer.ids is -1; it must be a token id from 0 to 4294967295"),
+    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate(1),
+     "ChatTemplate.template is 1; it must be a string"),
+    ("chat.py", "FormatError.template", lambda: ChatTemplate("{{"),
+     "the chat template fails at line 1: unexpected 'end of template'"),
+    ("chat.py", "FormatError.template", lambda: ChatTemplate("{{ 1 / 0 }}").render([]),
+     "the chat template fails at line 1: ZeroDivisionError: division by zero"),
+    ("chat.py", "FormatError.template",
+     lambda: ChatTemplate("{{ 'a' * 16777216 }}a").render([]),
+     "the chat template fails: it writes more than 16777216 characters"),
+    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render("a"),
+     "ChatTemplate.render.messages is 'a'; it must be a list of messages"),
+    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render(["a"]),
+     "messages.[0] is 'a'; it must be a dictionary with 'role' and 'content'"),
+    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render([{}]),
+     "messages[0].role is None; it must be a string"),
+    ("chat.py", "SecurityError", lambda: caused(lambda: ChatTemplate("{{ 'a' * 10**9 }}").render([])),
+     "the result of '*' would be too large"),
+    ("chat.py", "SecurityError", lambda: caused(lambda: ChatTemplate("{{ ''.__class__ }}").render([])),
+     "it may not use '__class__' of a str"),
+    ("chat.py", "TemplateError", lambda: caused(lambda: ChatTemplate("{{ raise_exception('no') }}").render([])),
+     "it refuses the messages: no"),
+    ("sampling.py", "ConfigurationError.value", lambda: Sampler(None, 2),
+     "Sampler.config is None; it must be a GenerationConfig"),
+    ("sampling.py", "ConfigurationError.value", lambda: Sampler(GenerationConfig(), 0),
+     "Sampler.vocab_size is 0; it must be a whole number above 0"),
+    ("sampling.py", "ConfigurationError.conflict",
+     lambda: Sampler(GenerationConfig(), 4).pick(FLOATS[0], forbidden=range(4)),
+     "Sampler.pick: forbidden has all 4 tokens"),
+    ("sampling.py", "InferenceError.token", lambda: Sampler(GenerationConfig(), 4).pick(FLOATS[0], forbidden=[4]),
+     "token 4 at position 0 is not in the vocabulary of 4"),
+    ("sampling.py", "ConfigurationError.value", lambda: StopStrings([""]),
+     "StopStrings.strings is ['']; it must be a list of strings, none of them empty"),
+    ("sampling.py", "TensorError.not_an_array", lambda: logprobs([1]),
+     "logits must be a NumPy array, not list"),
+    ("sampling.py", "TensorError.dtype", lambda: logprobs(CODES),
+     "logits has dtype int8; it must be float32 (convert it with .astype(np.float32))"),
+    ("sampling.py", "ShapeError.mismatch", lambda: Sampler(GenerationConfig(), 4).pick(FLOATS),
+     "logits has shape (2, 4); it must be (4,)"),
+    ("sampling.py", "ShapeError.dimensions", lambda: logprobs(np.array(1, np.float32)),
+     "logits has shape (); it must have shape (..., vocab)"),
+    ("sampling.py", "InferenceError.logits", lambda: logprobs(NAN),
+     "1 of 4 logits are not finite, the first is NaN at index (1, 0)"),
     ("weight.py", "TypeError", TernaryWeight,
      "a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()"),
     ("_core/arrays.pyx", "TensorError.not_an_array", lambda: arrays.checked([1], "x", np.int8),
@@ -321,6 +427,10 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
+ROWS += raises_runs.ROWS
+
+# What someone else raised, and so said.
+PASSED_ON = {("cli/session.py", "problem[0]"), ("cli/session.py", "")}
 
 # Only Linux lets a test take memory away from a process, or a function from a library.
 if sys.platform == "linux":
@@ -330,9 +440,9 @@ if sys.platform == "linux":
         ("_core/threads.pyx", "ImportError", import_without_atfork,
          "pthread_atfork failed: no memory is left"),
     ]  # fmt: skip
-    NOT_HERE = set()
+    NOT_HERE = PASSED_ON
 else:
-    NOT_HERE = {("_core/memory.pyx", "MemoryError.allocation"), ("_core/threads.pyx", "ImportError")}
+    NOT_HERE = PASSED_ON | {("_core/memory.pyx", "MemoryError.allocation"), ("_core/threads.pyx", "ImportError")}
 
 SITES = sites()
 

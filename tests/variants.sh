@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the core in another way and run its tests on it. Usage, after the README's test command:
 #
-#   tests/variants.sh debug       bounds checks in Cython, assertions in C (BITNET_DEBUG=1)
+#   tests/variants.sh debug       bounds checks in Cython, assertions in the kernels (BITNET_DEBUG=1)
 #   tests/variants.sh sanitize    under the address and undefined-behaviour sanitizers of gcc
 #
 # More arguments go to pytest; the default is everything that touches compiled code.

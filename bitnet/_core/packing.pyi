@@ -42,6 +42,7 @@ def pack_numbers(
     group_size: int | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> PackedWeight: ...
+def fuse(weights: list[PackedWeight]) -> PackedWeight: ...
 def from_packed_bytes(
     data: npt.NDArray[np.uint8],
     rows: int,

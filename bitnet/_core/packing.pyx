@@ -394,6 +394,31 @@ def pack_numbers(w, s, packing, group_size=None, num_threads=None):
     return packed
 
 
+def fuse(weights):
+    """Put the rows of several weights into one, which has a scale for each row.
+
+    Parameters
+    ----------
+    weights : list of PackedWeight
+        Of one packing and one number of columns; without scales for groups of columns.
+
+    Returns
+    -------
+    PackedWeight
+    """
+    cdef PackedWeight first = weights[0], weight, fused
+    cdef Py_ssize_t at = 0
+    scale = np.concatenate([np.broadcast_to((<PackedWeight>weight).scale, (weight.rows,)) for weight in weights])
+    if any([weight.rows % BITNET_PANEL_ROWS for weight in weights]):
+        # A weight would begin within a panel of another.
+        return pack_codes(np.concatenate([weight.unpack() for weight in weights]), scale, first.packing)
+    fused = _new(sum([weight.rows for weight in weights]), first.cols, scale, None, first.packing)
+    for weight in weights:
+        memcpy(fused.block.data + at, weight.data, weight.block.nbytes)
+        at += weight.block.nbytes
+    return fused
+
+
 def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
     """Take over codes that are packed already, as `PackedWeight.packed_bytes` gives them.
 

@@ -18,10 +18,13 @@ from bitnet.errors import BitNetError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "bench": "bitnet.cli.bench",
+    "bench": "bitnet.cli.bench_model",
+    "bench kernels": "bitnet.cli.bench",
     "doctor": "bitnet.cli.doctor",
+    "generate": "bitnet.cli.generate",
+    "inspect": "bitnet.cli.inspect",
 }
-"""Every subcommand, and its module."""
+"""Every subcommand, one or two words, and its module."""
 
 # As a shell reports a program that a signal ended: 128 and the signal's number, SIGINT's 2 and SIGPIPE's 13.
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser().parse_args(arguments)
+        args = _parser().parse_args(_joined(arguments))
         code: int = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -84,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.add_arguments(added)
     return parser
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments, with a subcommand of two words as one."""
+    first = next((i for i, one in enumerate(arguments) if not one.startswith("-")), 0)
+    words = " ".join(arguments[first : first + 2])
+    return [*arguments[:first], words, *arguments[first + 2 :]] if words in COMMANDS else arguments
 
 
 def _complain(sentence: str) -> None:

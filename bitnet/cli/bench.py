@@ -1,4 +1,4 @@
-"""Measure the kernels against the limits of this machine.
+"""Measure ternary products against read bandwidth, multiply peak and NumPy.
 
 A product is compared with NumPy, bit for bit, before it is timed. Its limits are taken in turn with it, round by round,
 on as many threads: neighbours on a shared machine then slow both. One token is bound by reading the weights, many
@@ -103,28 +103,24 @@ class Result:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``bitnet bench``.
+    """Add the arguments of ``bitnet bench kernels``.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
     """
-    what = parser.add_subparsers(metavar="WHAT", required=True)
-    summary = "Measure ternary products against read bandwidth, multiply peak and NumPy."
-    kernels = what.add_parser("kernels", help=summary, description=summary, allow_abbrev=False)
-    kernels.add_argument("--shape", action="append", metavar="ROWSxCOLS",
-                         help="of the weight; repeatable (default: the three of BitNet-b1.58-2B-4T)")
-    kernels.add_argument("--packing", action="append", metavar="NAME", help="repeatable (default: every packing)")
-    kernels.add_argument("--threads", action="append", type=int, metavar="N", help="repeatable (default: 1 and all)")
-    kernels.add_argument("--tokens", action="append", type=int, metavar="N", help="repeatable (default: 1, 8, 128)")
-    kernels.add_argument("--isa", action="append", metavar="NAME",
-                         help="instruction set; repeatable (default: the one in use)")
-    kernels.add_argument("--working-set-mb", type=int, default=256, metavar="N",
-                         help="MiB of weights in rotation, at least twice the last-level cache (default: 256)")
-    kernels.add_argument("--quick", action="store_true", help="one shape and short rounds: a few seconds")
-    kernels.add_argument("--json", metavar="FILE", help="write every measurement and the machine to a file")
-    kernels.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    kernels.set_defaults(run=run_kernels, parser=kernels)  # fmt: skip
+    parser.add_argument("--shape", action="append", metavar="ROWSxCOLS",
+                        help="of the weight; repeatable (default: the three of BitNet-b1.58-2B-4T)")
+    parser.add_argument("--packing", action="append", metavar="NAME", help="repeatable (default: every packing)")
+    parser.add_argument("--threads", action="append", type=int, metavar="N", help="repeatable (default: 1 and all)")
+    parser.add_argument("--tokens", action="append", type=int, metavar="N", help="repeatable (default: 1, 8, 128)")
+    parser.add_argument("--isa", action="append", metavar="NAME",
+                        help="instruction set; repeatable (default: the one in use)")
+    parser.add_argument("--working-set-mb", type=int, default=256, metavar="N",
+                        help="MiB of weights in rotation, at least twice the last-level cache (default: 256)")
+    parser.add_argument("--quick", action="store_true", help="one shape and short rounds: a few seconds")
+    parser.add_argument("--json", metavar="FILE", help="write every measurement and the machine to a file")
+    parser.set_defaults(run=run_kernels, parser=parser)  # fmt: skip
 
 
 def run_kernels(args: argparse.Namespace) -> int:

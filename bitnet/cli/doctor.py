@@ -114,11 +114,8 @@ def _environment() -> dict[str, str]:
 
 
 def _threads_source(found: machine.Machine) -> str:
-    for name in ("BITNET_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name, "").partition(",")[0].strip():
-            return name
-    is_limited = found.cgroup_quota is not None and found.cgroup_quota <= found.cpus - 1
-    return "quota of the control group" if is_limited else "CPUs of this process"
+    by_itself = "quota of the control group" if found.available_cpus < found.cpus else "CPUs of this process"
+    return found.num_threads_variable or by_itself
 
 
 def _advice(found: machine.Machine, versions: dict[str, str | None]) -> list[str]:
@@ -136,11 +133,11 @@ def _advice(found: machine.Machine, versions: dict[str, str | None]) -> list[str
         )
     elif found.isa and found.isa != found.isas[0] and os.environ.get("BITNET_ISA"):
         advice.append(f"BITNET_ISA asks for '{found.isa}', and this CPU can run '{found.isas[0]}'; unset it for speed")
-    granted = found.cpus if found.cgroup_quota is None else min(found.cpus, max(1, -int(-found.cgroup_quota // 1)))
-    if found.num_threads is not None and found.num_threads > granted:
+    if found.num_threads is not None and found.num_threads > found.available_cpus:
         advice.append(
             f"{_threads_source(found)} asks for {found.num_threads} threads, and this process may use "
-            f"{_count(granted, 'CPU')}; more threads than CPUs slow every product, so lower it to {granted}"
+            f"{_count(found.available_cpus, 'CPU')}; more threads than CPUs slow every product, so lower it to "
+            f"{found.available_cpus}"
         )
     missing = [name for name, version in versions.items() if version is None]
     if missing:

@@ -1,5 +1,6 @@
 """What every subcommand shares: exit codes, one line for an error, and a quiet end."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -29,14 +30,15 @@ def test_version(capsys, command):
 
 def test_help_names_every_subcommand(capsys):
     assert main(["--help"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for name in COMMANDS:
-        assert any(line.split()[:1] == [name] and len(line.split()) > 3 for line in lines), name
+    text = " ".join(capsys.readouterr().out.split())
+    for name, module in COMMANDS.items():
+        summary = importlib.import_module(module).__doc__.partition("\n")[0]
+        assert f" {name} {summary}" in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_subcommand_has_help(name, capsys):
-    assert main([name, "--help"]) == 0
+    assert main([*name.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: bitnet {name}")
 
 
@@ -44,7 +46,7 @@ def test_each_subcommand_has_help(name, capsys):
     ("arguments", "complaint"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["bench"], "the following arguments are required: WHAT"),
+        (["generate", "folder"], "the following arguments are required: PROMPT"),
         (["dance"], "'dance'"),
         (["doctor", "--jso"], "unrecognized arguments: --jso"),
     ],

@@ -27,10 +27,10 @@ def read(capsys, *arguments):
 @pytest.fixture
 def pretend(monkeypatch):
     """Make the machine another one."""
-    here = machine.describe()
+    describe = machine.describe
 
     def pretending(**fields):
-        monkeypatch.setattr(machine, "describe", lambda: dataclasses.replace(here, **fields))
+        monkeypatch.setattr(machine, "describe", lambda: dataclasses.replace(describe(), **fields))
 
     return pretending
 

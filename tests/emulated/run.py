@@ -40,8 +40,8 @@ PACKAGES = {
     "aarch64-linux-gnu-objdump": "binutils-aarch64-linux-gnu",
     "qemu-aarch64": "qemu-user",
 }
-# As in setup.py, with more warnings.
-FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-Wno-unused-function", "-ffp-contract=off"]
+# As in setup.py, with more warnings, and with the assertions of the kernels.
+FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-ffp-contract=off", "-DBITNET_DEBUG=1"]
 I2, T5, QUANT = range(3)
 TILE_COLS = {I2: 16, T5: 20}
 NAMES = {I2: "i2", T5: "t5"}

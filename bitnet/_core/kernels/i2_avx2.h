@@ -74,6 +74,7 @@ BITNET_INLINE void i2_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x
 
 BITNET_KERNEL void i2_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                  ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     for (; tokens >= 4; tokens -= 4, x += 4 * x_stride, sums += 64) i2_tokens_avx2(w, x, x_stride, sums, tiles, 4);
     switch (tokens) {
     case 3: i2_tokens_avx2(w, x, x_stride, sums, tiles, 3); break;

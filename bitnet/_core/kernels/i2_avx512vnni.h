@@ -63,6 +63,7 @@ BITNET_INLINE void i2_tokens_avx512vnni(const uint8_t *w, const int8_t *x, ptrdi
 
 BITNET_KERNEL void i2_panel_avx512vnni(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                        ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     switch (tokens) {
     case 1: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 1); break;
     case 2: i2_tokens_avx512vnni(w, x, x_stride, sums, tiles, 2); break;

@@ -58,6 +58,7 @@ BITNET_INLINE void i2_rows_neondot(const uint8_t *w, const int8_t *x, ptrdiff_t 
 /* More than four tokens go over the tiles twice, eight rows at a time: their codes are still decoded only once. */
 BITNET_KERNEL void i2_panel_neondot(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                     ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     switch (tokens) {
     case 1: i2_rows_neondot(w, x, x_stride, sums, tiles, 4, 1); return;
     case 2: i2_rows_neondot(w, x, x_stride, sums, tiles, 4, 2); return;

@@ -11,8 +11,8 @@
  * summation, so all kernels give the same bits.
  *
  * One kernel serves decoding (one token) and prefill (many): it decodes a tile's codes once, into registers, and
- * multiplies them with up to 8 tokens. For 8 tokens that runs at 97 % of the multiply peak of AVX512-VNNI, so
- * nothing is gained by unpacking codes to memory first (bench/README.md). */
+ * multiplies them with up to 8 tokens. With 128 tokens i2 runs so at 0.90 to 0.95 of the multiply peak of AVX512-VNNI
+ * (bench/README.md): little could be gained by unpacking codes to memory first. */
 #ifndef BITNET_KERNEL_H
 #define BITNET_KERNEL_H
 
@@ -39,6 +39,14 @@ enum {
  *   x     per token tiles * (columns of a tile) values; zero where the weight has no column */
 typedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums, ptrdiff_t tiles,
                              ptrdiff_t tokens);
+
+/* What the above asks for; the first line of every kernel. */
+#define BITNET_ASSERT_PANEL(w, tiles, tokens)                                                                          \
+    do {                                                                                                               \
+        BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0);                                                        \
+        BITNET_ASSERT((tiles) > 0);                                                                                    \
+        BITNET_ASSERT((tokens) >= 1 && (tokens) <= BITNET_TOKENS);                                                     \
+    } while (0)
 
 typedef struct {
     const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */

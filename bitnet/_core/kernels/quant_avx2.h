@@ -21,6 +21,7 @@ BITNET_INLINE uint32_t quant_largest_avx2(__m256i max_u32x8) {
 }
 
 BITNET_KERNEL uint32_t quant_sum_abs_avx2(const float *x, ptrdiff_t n, double lanes[16]) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256d sum_f64x4[4];
     __m256i max_u32x8[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -43,6 +44,7 @@ BITNET_KERNEL uint32_t quant_sum_abs_avx2(const float *x, ptrdiff_t n, double la
 }
 
 BITNET_KERNEL uint32_t quant_max_abs_avx2(const float *x, ptrdiff_t n) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i max_u32x8[4];
     for (int k = 0; k < 4; k++) max_u32x8[k] = _mm256_setzero_si256();
@@ -64,6 +66,7 @@ BITNET_INLINE __m256i quant_narrow_avx2(__m256i a_i32x8, __m256i b_i32x8, __m256
 }
 
 BITNET_KERNEL void quant_ternary_avx2(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m256 s_f32x8 = _mm256_set1_ps(s), one = _mm256_set1_ps(1.0f), minus_one = _mm256_set1_ps(-1.0f);
     streams = streams && (uintptr_t)t % 32 == 0;
     for (ptrdiff_t i = 0; i < n; i += 32) {
@@ -85,6 +88,7 @@ BITNET_KERNEL void quant_ternary_avx2(const float *x, ptrdiff_t n, float s, int8
 }
 
 BITNET_KERNEL int32_t quant_int8_avx2(const float *x, ptrdiff_t n, float a, int8_t *q) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m256 a_f32x8 = _mm256_set1_ps(a);
     __m256i sum_i32x8[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     for (ptrdiff_t i = 0; i < n; i += 32) {

@@ -14,6 +14,7 @@
 BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
 BITNET_KERNEL uint32_t quant_sum_abs_avx512vnni(const float *x, ptrdiff_t n, double lanes[16]) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512d low_f64x8 = _mm512_loadu_pd(lanes), high_f64x8 = _mm512_loadu_pd(lanes + 8);
     __m512i max_u32x16 = _mm512_setzero_si512();
@@ -33,6 +34,7 @@ BITNET_KERNEL uint32_t quant_sum_abs_avx512vnni(const float *x, ptrdiff_t n, dou
 }
 
 BITNET_KERNEL uint32_t quant_max_abs_avx512vnni(const float *x, ptrdiff_t n) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i max_u32x16[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (ptrdiff_t i = 0; i < n; i += 32)
@@ -45,6 +47,7 @@ BITNET_KERNEL uint32_t quant_max_abs_avx512vnni(const float *x, ptrdiff_t n) {
 }
 
 BITNET_KERNEL void quant_ternary_avx512vnni(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m512 s_f32x16 = _mm512_set1_ps(s), one = _mm512_set1_ps(1.0f), minus_one = _mm512_set1_ps(-1.0f);
     streams = streams && (uintptr_t)t % 16 == 0;
     for (ptrdiff_t i = 0; i < n; i += 16) {
@@ -61,6 +64,7 @@ BITNET_KERNEL void quant_ternary_avx512vnni(const float *x, ptrdiff_t n, float s
 }
 
 BITNET_KERNEL int32_t quant_int8_avx512vnni(const float *x, ptrdiff_t n, float a, int8_t *q) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const __m512 a_f32x16 = _mm512_set1_ps(a);
     __m512i sum_i32x16[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (ptrdiff_t i = 0; i < n; i += 32)

@@ -18,6 +18,7 @@ BITNET_INLINE uint32x4_t quant_magnitude_neon(const float *x) {
 }
 
 BITNET_KERNEL uint32_t quant_sum_abs_neon(const float *x, ptrdiff_t n, double lanes[16]) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     float64x2_t sum_f64x2[8];
     uint32x4_t max_u32x4[4];
     for (int k = 0; k < 8; k++) sum_f64x2[k] = vld1q_f64(lanes + 2 * k);
@@ -37,6 +38,7 @@ BITNET_KERNEL uint32_t quant_sum_abs_neon(const float *x, ptrdiff_t n, double la
 }
 
 BITNET_KERNEL uint32_t quant_max_abs_neon(const float *x, ptrdiff_t n) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     uint32x4_t max_u32x4[4];
     for (int k = 0; k < 4; k++) max_u32x4[k] = vdupq_n_u32(0);
     for (ptrdiff_t i = 0; i < n; i += 16)
@@ -51,6 +53,7 @@ BITNET_INLINE int8x16_t quant_narrow_neon(int32x4_t a_i32x4, int32x4_t b_i32x4, 
 }
 
 BITNET_KERNEL void quant_ternary_neon(const float *x, ptrdiff_t n, float s, int8_t *t, int streams) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     (void)streams; /* NEON has no such store */
     const float32x4_t s_f32x4 = vdupq_n_f32(s), one = vdupq_n_f32(1.0f), minus_one = vdupq_n_f32(-1.0f);
     for (ptrdiff_t i = 0; i < n; i += 16) {
@@ -65,6 +68,7 @@ BITNET_KERNEL void quant_ternary_neon(const float *x, ptrdiff_t n, float s, int8
 }
 
 BITNET_KERNEL int32_t quant_int8_neon(const float *x, ptrdiff_t n, float a, int8_t *q) {
+    BITNET_ASSERT(n % QUANT_STEP == 0);
     const float32x4_t a_f32x4 = vdupq_n_f32(a);
     int32x4_t sum_i32x4 = vdupq_n_s32(0);
     for (ptrdiff_t i = 0; i < n; i += 16) {

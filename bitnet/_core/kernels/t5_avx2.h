@@ -63,6 +63,7 @@ BITNET_INLINE void t5_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x
 
 BITNET_KERNEL void t5_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                  ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     for (; tokens >= 4; tokens -= 4, x += 4 * x_stride, sums += 64) t5_tokens_avx2(w, x, x_stride, sums, tiles, 4);
     switch (tokens) {
     case 3: t5_tokens_avx2(w, x, x_stride, sums, tiles, 3); break;

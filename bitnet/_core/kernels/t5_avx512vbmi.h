@@ -77,6 +77,7 @@ BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdi
 
 BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                        ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     switch (tokens) {
     case 1: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 1); break;
     case 2: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 2); break;

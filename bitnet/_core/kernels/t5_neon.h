@@ -84,6 +84,7 @@ BITNET_INLINE void t5_rows_neon(const uint8_t *w, const int8_t *x, ptrdiff_t x_s
 /* A token's int16 sums fill eight registers: three and four tokens go over the tiles twice, eight rows at a time. */
 BITNET_KERNEL void t5_panel_neon(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                  ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     for (; tokens >= 4; tokens -= 4, x += 4 * x_stride, sums += 64) {
         t5_rows_neon(w, x, x_stride, sums, tiles, 2, 4);
         t5_rows_neon(w + 32, x, x_stride, sums + 8, tiles, 2, 4);

@@ -113,6 +113,7 @@ BITNET_INLINE void t5_rows_neondot(const uint8_t *w, const int8_t *x, ptrdiff_t 
 /* More than four tokens go over the tiles twice, eight rows at a time: their codes are still decoded only once. */
 BITNET_KERNEL void t5_panel_neondot(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                     ptrdiff_t tiles, ptrdiff_t tokens) {
+    BITNET_ASSERT_PANEL(w, tiles, tokens);
     switch (tokens) {
     case 1: t5_token_neondot(w, x, sums, tiles); return;
     case 2: t5_rows_neondot(w, x, x_stride, sums, tiles, 4, 2); return;

@@ -41,6 +41,14 @@
 #  define BITNET_ARM 0
 #endif
 
+/* What must hold whoever calls: checked in the debug build (BITNET_DEBUG=1, setup.py), else not even computed. */
+#if defined(BITNET_DEBUG)
+#  include <assert.h>
+#  define BITNET_ASSERT(condition) assert(condition)
+#else
+#  define BITNET_ASSERT(condition) ((void)0)
+#endif
+
 /* ---- target regions: clang and gcc spell them differently ---- */
 
 #define BITNET_PRAGMA(text) _Pragma(#text)
@@ -63,6 +71,17 @@
 #define BITNET_ALIGN64 __attribute__((aligned(64)))
 /* Before a loop that is not to be unrolled. */
 #define BITNET_KEEP_LOOP BITNET_PRAGMA(GCC unroll 1)
+#define BITNET_SQRT(x) __builtin_sqrtf(x)
+#define BITNET_ERF(x) __builtin_erff(x)
+/* A type of 16 numbers of 4 bytes, wherever in memory. */
+#define BITNET_VECTOR __attribute__((vector_size(64), aligned(4), may_alias))
+/* The lanes of such a vector in another order. */
+#if defined(__clang__)
+#  define OPS_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#  define OPS_SHUFFLE(v, ...) \
+     __builtin_shuffle(v, (int32_t __attribute__((vector_size(64)))){__VA_ARGS__})
+#endif
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
 

@@ -1,0 +1,147 @@
+"""Writes a program: the operations of a forward pass, with names and shapes, and their scratch memory planned.
+
+A model file calls a `Builder`'s methods in the order of the mathematics; `bitnet._core.program.Program` runs what comes
+of it.
+"""
+
+import numpy as np
+
+from bitnet._core.packing import fuse
+from bitnet.errors import ModelLoadError
+
+KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head")
+"""The kinds of operations."""
+
+
+class Value:
+    """What an operation makes: so many floats for each token.
+
+    Attributes
+    ----------
+    name : str
+        The operation's.
+    width : int
+    """
+
+    def __init__(self, name, width):
+        self.name, self.width = name, width
+        self.first = self.last = None  # the operations that write it first and use it last
+        self.offset = None             # bytes a token, in the scratch memory
+
+
+class Builder:
+    """Writes a program: each method adds an operation, and returns the value it makes.
+
+    Parameters
+    ----------
+    weights : object
+        Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed((name,))`` (a `PackedWeight`),
+        ``own_norm(name)`` (the gain and eps of an RMSNorm that a linear layer has of its own, or None),
+        ``embedding(name)`` and ``head(name)`` (a table, its dtype's name, and scales or None).
+    config : ModelConfig
+    """
+
+    fuse = staticmethod(fuse)  # how weights that multiply the same input become one
+
+    def __init__(self, weights, config):
+        self.weights, self.config = weights, config
+        self.operations = []
+
+    def _append(self, kind, name, inputs, result, **what):
+        index = len(self.operations)
+        for value in inputs:
+            value.last = index
+        if result is not None:
+            if result.first is None:
+                result.first = index
+            result.last = index
+        self.operations.append({"kind": kind, "name": name, "inputs": inputs, "result": result, **what})
+        return result
+
+    def embed(self, name):
+        """Look the tokens up in a table."""
+        table, dtype, _ = self.weights.embedding(name)
+        self._fits(name, table.shape, (self.config.vocab_size, self.config.hidden_size))
+        return self._append("embed", name, [], Value(name, table.shape[1]), table=table, dtype=dtype)
+
+    def rms_norm(self, x, name, eps=None):
+        """Divide by the root mean square, and multiply by a gain."""
+        eps = self.config.rms_norm_eps if eps is None else eps
+        return self._norm(x, name, self.weights.floats(f"{name}.weight"), eps)
+
+    def _norm(self, x, name, gain, eps):
+        self._fits(f"{name}.weight", gain.shape, (x.width,))
+        gain = np.ascontiguousarray(gain, np.float32)
+        return self._append("rms_norm", name, [x], Value(name, x.width), gain=gain, eps=eps)
+
+    def linear(self, x, *names, rows):
+        """Multiply with ternary weights of so many rows each; the results of several lie side by side."""
+        norms = [self.weights.own_norm(name) for name in names]
+        packed = []
+        for name, count in zip(names, rows, strict=True):
+            weight = self.weights.packed((name,))
+            self._fits(name, (weight.rows, weight.cols), (count, x.width))
+            packed.append(weight)
+        result = Value("+".join(names), sum(rows))
+        if not any(norms):
+            # One product for all: they multiply the same quantised input.
+            weight = packed[0] if len(packed) == 1 else self.fuse(packed)
+            return self._append("linear", result.name, [x], result, weight=weight, column=0)
+        column = 0
+        for name, weight, norm in zip(names, packed, norms, strict=True):
+            normed = self._norm(x, f"{name}.rms_norm", *norm) if norm else x
+            self._append("linear", name, [normed], result, weight=weight, column=column)
+            column += weight.rows
+        return result
+
+    def attention(self, qkv, name, layer):
+        """Rotate queries and keys, write keys and values to the cache, and attend to it."""
+        c = self.config
+        self._fits(name, (qkv.width,), ((c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,))
+        self._append("rope", f"{name}.rope", [qkv], None, layer=layer)
+        return self._append("attention", name, [qkv], Value(name, c.num_attention_heads * c.head_dim), layer=layer,
+                            factor=c.head_dim ** -0.5)
+
+    def gate(self, x, name):
+        """``function(first half) * second half``, by the configuration's ``hidden_act``."""
+        return self._append("gate", name, [x], Value(name, x.width // 2), function=self.config.hidden_act)
+
+    def add(self, h, x, name):
+        """Add to a value in place."""
+        self._fits(name, (x.width,), (h.width,))
+        return self._append("add", name, [x], h)
+
+    def head(self, x, name):
+        """The logits: the last operation."""
+        table, dtype, scales = self.weights.head(name)
+        self._fits(name, table.shape, (self.config.vocab_size, x.width))
+        self._append("head", name, [x], None, table=table, dtype=dtype, scales=scales)
+
+    def _fits(self, name, got, needed):
+        if tuple(got) != tuple(needed):
+            raise ModelLoadError.shape(name, needed, got)
+
+    def plan(self):
+        """Give each value its place in the scratch memory; values whose lives do not meet share one.
+
+        Returns
+        -------
+        int
+            Bytes of scratch memory a token.
+        """
+        placed, total = [], 0
+        for operation in self.operations:
+            value = operation["result"]
+            if value is None or value.offset is not None:
+                continue
+            size = -(-4 * value.width // 64) * 64
+            taken = sorted((other.offset, other.offset + other_size) for other, other_size in placed
+                           if other.last >= value.first and other.first <= value.last)
+            value.offset = 0
+            for start, end in taken:
+                if value.offset + size <= start:
+                    break
+                value.offset = max(value.offset, end)
+            placed.append((value, size))
+            total = max(total, value.offset + size)
+        return total

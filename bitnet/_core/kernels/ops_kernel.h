@@ -1,0 +1,73 @@
+/* Vector operations of a forward pass: the contract of their kernels.
+ *
+ * They are written once, in ops_body.h, on vectors of 16 floats, and compiled for each instruction set. Sums have 16
+ * fixed lanes and products are not fused with additions, so the bits are the same on every instruction set. */
+#ifndef BITNET_OPS_KERNEL_H
+#define BITNET_OPS_KERNEL_H
+
+#include "target.h"
+
+/* How numbers are stored, in a cache or a head. */
+enum { OPS_FLOAT32, OPS_FLOAT16, OPS_BFLOAT16, OPS_INT8 };
+
+/* Positions that attend takes at once; a multiple of 16. */
+enum { OPS_BLOCK = 64 };
+
+/* The function of a gate. */
+enum { OPS_RELU2, OPS_SILU, OPS_GELU, OPS_GELU_TANH };
+
+static inline float ops_float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* IEEE binary16, one number at a time; every value, denormals, infinities and NaN included. */
+static inline float ops_half_to_float(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
+    if (magnitude >= 0x7c00) return ops_float_of(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+    /* As a float with the same fields it is 2^112 too small, denormals too. */
+    return ops_float_of(sign | magnitude << 13) * 0x1p112f;
+}
+
+/* Rounds half to even; what is too large becomes infinite. */
+static inline uint16_t ops_float_to_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) return sign | 0x7e00;
+    if (bits >= 0x477ff000) return sign | 0x7c00;
+    if (bits < 0x38800000) {
+        /* Below the normal ones: adding 0.5 leaves the number in units of 2^-24, rounded, in the low bits. */
+        const float magic = ops_float_of(bits) + 0.5f;
+        uint32_t shifted;
+        memcpy(&shifted, &magic, 4);
+        return sign | (uint16_t)(shifted - 0x3f000000);
+    }
+    return sign | (uint16_t)((bits + 0xfff + (bits >> 13 & 1) - 0x38000000) >> 13);
+}
+
+typedef struct {
+    const char *isa;
+    uint32_t needs;
+    /* y[i] = x[i] / sqrt(mean(x^2) + eps) * gain[i]; y may be x. */
+    void (*rms_norm)(const float *x, const float *gain, float eps, ptrdiff_t n, float *y);
+    /* Rotates the halves of one head: x[i], x[half + i] by the angle of cosine[i], sine[i]. */
+    void (*rope)(float *x, const float *cosine, const float *sine, ptrdiff_t half);
+    /* y[i] = function(gate[i]) * up[i]. */
+    void (*gate)(int function, const float *gate, const float *up, ptrdiff_t n, float *y);
+    /* y[i] += x[i]. */
+    void (*add)(const float *x, ptrdiff_t n, float *y);
+    /* sum_i row[i] * x[i]. */
+    float (*dot)(int dtype, const void *row, const float *x, ptrdiff_t n);
+    /* Numbers as stored to floats, and floats to OPS_FLOAT32 or OPS_FLOAT16. */
+    void (*load)(int dtype, const void *row, ptrdiff_t n, float *y);
+    void (*store)(int dtype, const float *x, ptrdiff_t n, void *row);
+    /* One head's query against one block of keys and values, (positions, width) each: goes on with a softmax whose
+     * largest score so far is state[0] and whose sum is state[1], and with the weighted sum of values in `sum`. */
+    void (*attend)(int dtype, const float *query, const void *keys, const void *values, ptrdiff_t positions,
+                   ptrdiff_t width, float scale, float *state, float *sum);
+} bitnet_ops;
+
+#endif

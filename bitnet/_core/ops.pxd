@@ -1,0 +1,28 @@
+from libc.stdint cimport uint32_t
+
+cdef extern from "kernels/ops_kernel.h":
+    enum:
+        OPS_FLOAT32
+        OPS_FLOAT16
+        OPS_BFLOAT16
+        OPS_INT8
+        OPS_BLOCK
+        OPS_RELU2
+        OPS_SILU
+        OPS_GELU
+        OPS_GELU_TANH
+    ctypedef struct bitnet_ops:
+        const char *isa
+        uint32_t needs
+        void (*rms_norm)(const float *x, const float *gain, float eps, Py_ssize_t n, float *y) noexcept nogil
+        void (*rope)(float *x, const float *cosine, const float *sine, Py_ssize_t half) noexcept nogil
+        void (*gate)(int function, const float *gate, const float *up, Py_ssize_t n, float *y) noexcept nogil
+        void (*add)(const float *x, Py_ssize_t n, float *y) noexcept nogil
+        float (*dot)(int dtype, const void *row, const float *x, Py_ssize_t n) noexcept nogil
+        void (*load)(int dtype, const void *row, Py_ssize_t n, float *y) noexcept nogil
+        void (*store)(int dtype, const float *x, Py_ssize_t n, void *row) noexcept nogil
+        void (*attend)(int dtype, const float *query, const void *keys, const void *values, Py_ssize_t positions,
+                       Py_ssize_t width, float scale, float *state, float *sum) noexcept nogil
+
+# The operations for the instruction set in use.
+cdef const bitnet_ops *vector_ops() except NULL

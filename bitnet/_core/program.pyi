@@ -1,0 +1,42 @@
+from typing import Any, SupportsIndex, final
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet._core.builder import Builder
+
+PAGE_TOKENS: int
+DTYPES: dict[str, int]
+
+@final
+class Program:
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    widths: tuple[int, ...]
+    vocab_size: int
+    scratch_token_bytes: int
+    def __init__(self, builder: Builder, kv_dtype: str = "float16") -> None: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+
+@final
+class Execution:
+    program: Program
+    max_tokens: int
+    traces: bool
+    diagnoses: bool
+    trace: list[dict[str, Any]]
+    def __init__(self, program: Program, max_tokens: SupportsIndex) -> None: ...
+    def cancel(self) -> None: ...
+    def run(
+        self,
+        ids: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        sequences: npt.NDArray[np.int32],
+        pages: list[npt.NDArray[np.uint64]],
+        outputs: npt.NDArray[np.int32],
+        num_threads: SupportsIndex | None = None,
+    ) -> npt.NDArray[np.float32]: ...
+    def _values(self, index: int, tokens: int) -> npt.NDArray[np.float32]: ...

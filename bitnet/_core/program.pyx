@@ -1,0 +1,473 @@
+"""A model's forward pass as a flat list of operations, and the running of it.
+
+A model file writes the pass once, with a `bitnet._core.builder.Builder`. Of that a `Program` is made: operations with names and shapes,
+bound to weights, their scratch memory planned. An `Execution` owns that memory for runs of up to so many tokens.
+
+A run takes tokens of any mix of sequences. It holds no GIL, allocates nothing, and looks at a cancel flag between
+operations. Each number is computed by one member of the team in one fixed order: from the token's own row, and, in
+attention, from blocks of 64 positions that begin at multiples of 64 of its own sequence. So a token's logits are the
+same bits alone and in any batch, in any cutting of the prompt, on any number of threads.
+"""
+
+import operator
+import time
+
+import numpy as np
+
+from libc.math cimport INFINITY, isfinite, sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from bitnet._core.matmul cimport MAX_PANEL_UNITS, Job, load_weight, multiply, scratch_bytes
+from bitnet._core.memory cimport Block, allocate, checked_product
+from bitnet._core.ops cimport (
+    OPS_BFLOAT16,
+    OPS_BLOCK,
+    OPS_FLOAT16,
+    OPS_FLOAT32,
+    OPS_INT8,
+    bitnet_ops,
+    vector_ops,
+)
+from bitnet._core.packing cimport PackedWeight
+from bitnet._core.threads cimport raise_flag, run, thread_count
+
+from bitnet._core.arrays import checked, checked_matrix
+from bitnet._core.builder import KINDS as _KINDS
+from bitnet._core.ops import GATES as _GATES
+from bitnet.errors import InferenceError, ShapeError
+
+cdef enum Kind:  # in the order of KINDS
+    EMBED
+    NORM
+    LINEAR
+    ROPE
+    ATTEND
+    GATE
+    ADD
+    HEAD
+
+PAGE_TOKENS = OPS_BLOCK
+"""Positions of a sequence whose keys and values share a page."""
+
+DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT16, "int8": OPS_INT8}
+"""How numbers can be stored, by name."""
+
+_NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
+
+
+cdef struct Operation:
+    Kind kind
+    # Offsets into the scratch memory, in bytes a token; and widths, in floats.
+    Py_ssize_t source, result, source_width, result_width
+    Job job                        # LINEAR
+    Py_ssize_t column              # LINEAR: where in the result's row
+    const float *gain              # NORM
+    float eps
+    int function                   # GATE
+    int dtype                      # EMBED, HEAD: of the table
+    const uint8_t *table           # EMBED, HEAD: (rows, width)
+    Py_ssize_t rows, row_bytes
+    const float *scales            # HEAD: of each row, or NULL
+    Py_ssize_t layer               # ROPE, ATTEND
+    float factor                   # ATTEND: of the scores
+
+
+cdef struct Shape:
+    Py_ssize_t heads, kv_heads, head_dim, layers, context
+    int kv_dtype
+    Py_ssize_t kv_bytes            # of one number
+    Py_ssize_t page_bytes          # of one page: keys and values of all layers
+
+
+cdef struct Run:
+    const Shape *shape
+    const bitnet_ops *ops
+    const Operation *now
+    uint8_t *scratch
+    Py_ssize_t tokens
+    const int32_t *ids
+    const int32_t *positions
+    const int32_t *sequences
+    const uintptr_t *const *pages  # of each sequence
+    const float *cosine            # (context, head_dim / 2)
+    const float *sine
+    const int32_t *outputs         # tokens whose logits are wanted
+    Py_ssize_t n_outputs
+    float *logits                  # (n_outputs, vocabulary)
+    Py_ssize_t rows_per_unit
+    Py_ssize_t capacity
+
+
+# ---- the operations: each a task over units of tokens, of tokens and heads, or of rows ----
+
+cdef inline float *_source(const Run *r, Py_ssize_t t) noexcept nogil:
+    return <float *>(r.scratch + r.now.source * r.capacity) + t * r.now.source_width
+
+
+cdef inline float *_result(const Run *r, Py_ssize_t t) noexcept nogil:
+    return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
+
+
+cdef void _embed(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    cdef const Run *r = <const Run *>data
+    r.ops.load(r.now.dtype, r.now.table + r.ids[unit] * r.now.row_bytes, r.now.result_width, _result(r, unit))
+
+
+cdef void _norm(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    cdef const Run *r = <const Run *>data
+    r.ops.rms_norm(_source(r, unit), r.now.gain, r.now.eps, r.now.result_width, _result(r, unit))
+
+
+cdef void _gate(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    cdef const Run *r = <const Run *>data
+    cdef const float *x = _source(r, unit)
+    r.ops.gate(r.now.function, x, x + r.now.result_width, r.now.result_width, _result(r, unit))
+
+
+cdef void _add(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    cdef const Run *r = <const Run *>data
+    r.ops.add(_source(r, unit), r.now.result_width, _result(r, unit))
+
+
+cdef inline uint8_t *_page(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_ssize_t head, bint is_value) noexcept nogil:
+    """Where the keys or values of one head begin, in the page of a position of a token's sequence."""
+    cdef uintptr_t page = r.pages[r.sequences[t]][position // OPS_BLOCK]
+    cdef Py_ssize_t block = OPS_BLOCK * r.shape.head_dim * r.shape.kv_bytes
+    return <uint8_t *>page + ((2 * r.now.layer + is_value) * r.shape.kv_heads + head) * block
+
+
+cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Rotate a token's queries and keys where they are, and put its keys and values into the cache."""
+    cdef const Run *r = <const Run *>data
+    cdef const Shape *s = r.shape
+    cdef float *x = _source(r, unit)
+    cdef Py_ssize_t position = r.positions[unit], half = s.head_dim // 2, head, at
+    cdef const float *cosine = r.cosine + position * half
+    cdef const float *sine = r.sine + position * half
+    for head in range(s.heads + s.kv_heads):
+        r.ops.rope(x + head * s.head_dim, cosine, sine, half)
+    x += s.heads * s.head_dim
+    at = position % OPS_BLOCK * s.head_dim * s.kv_bytes
+    for head in range(s.kv_heads):
+        r.ops.store(s.kv_dtype, x + head * s.head_dim, s.head_dim, _page(r, unit, position, head, False) + at)
+        r.ops.store(s.kv_dtype, x + (s.kv_heads + head) * s.head_dim, s.head_dim,
+                    _page(r, unit, position, head, True) + at)
+
+
+cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """One head of one token over all positions up to its own, block by block."""
+    cdef const Run *r = <const Run *>data
+    cdef const Shape *s = r.shape
+    cdef Py_ssize_t t = unit // s.heads, head = unit % s.heads, kv_head = head // (s.heads // s.kv_heads)
+    cdef Py_ssize_t start = 0, last = r.positions[t], i
+    cdef float *y = _result(r, t) + head * s.head_dim
+    cdef float state[2]
+    cdef float factor
+    state[0], state[1] = -INFINITY, 0
+    memset(y, 0, s.head_dim * sizeof(float))
+    while start <= last:
+        r.ops.attend(s.kv_dtype, _source(r, t) + head * s.head_dim, _page(r, t, start, kv_head, False),
+                     _page(r, t, start, kv_head, True), min(<Py_ssize_t>OPS_BLOCK, last + 1 - start), s.head_dim,
+                     r.now.factor, state, y)
+        start += OPS_BLOCK
+    factor = 1 / state[1]
+    for i in range(s.head_dim):
+        y[i] *= factor
+
+
+cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Some rows of the head, each read once for all tokens that are wanted."""
+    cdef const Run *r = <const Run *>data
+    cdef Py_ssize_t row, out, first = unit * r.rows_per_unit
+    cdef float logit
+    for row in range(first, min(first + r.rows_per_unit, r.now.rows)):
+        for out in range(r.n_outputs):
+            logit = r.ops.dot(r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]),
+                              r.now.source_width)
+            if r.now.scales != NULL:
+                logit *= r.now.scales[row]
+            r.logits[out * r.now.rows + row] = logit
+
+
+cdef class Program:
+    """A forward pass, ready to run. Immutable; may be shared between threads.
+
+    Parameters
+    ----------
+    builder : Builder
+    kv_dtype : {"float16", "float32"}
+        How keys and values are stored.
+
+    Attributes
+    ----------
+    page_bytes : int
+        Bytes of a page of the cache: keys and values of `PAGE_TOKENS` positions in all layers.
+    vocab_size : int
+    context : int
+        The longest sequence, in tokens.
+    """
+
+    cdef Operation *_operations
+    cdef Py_ssize_t _count
+    cdef Shape _shape
+    cdef readonly object names, kinds, widths
+    cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
+    cdef object _kept
+    cdef object _cosine, _sine
+
+    def __cinit__(self):
+        self._operations = NULL
+
+    def __init__(self, builder, kv_dtype="float16"):
+        cdef Operation *op
+        cdef const float[::1] floats
+        cdef const float[:, ::1] table
+        config = builder.config
+        self.scratch_token_bytes = builder.plan()
+        self._count = len(builder.operations)
+        self._operations = <Operation *>malloc(self._count * sizeof(Operation))
+        memset(self._operations, 0, self._count * sizeof(Operation))
+        self.names = tuple([operation["name"] for operation in builder.operations])
+        self.kinds = tuple([operation["kind"] for operation in builder.operations])
+        self.widths = tuple([operation["result"].width if operation["result"] is not None else 0
+                             for operation in builder.operations])
+        self._kept = builder.operations
+        self._shape.heads, self._shape.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
+        self._shape.context = config.max_position_embeddings
+        self._shape.kv_dtype = DTYPES[kv_dtype]
+        self._shape.kv_bytes = 4 if kv_dtype == "float32" else 2
+        self._shape.page_bytes = (2 * self._shape.layers * self._shape.kv_heads * OPS_BLOCK * self._shape.head_dim
+                                  * self._shape.kv_bytes)
+        self.vocab_size = config.vocab_size
+        angles = np.arange(config.max_position_embeddings)[:, None] * config.rope_theta ** (
+            -np.arange(0, config.head_dim, 2) / config.head_dim)
+        self._cosine, self._sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        for i, operation in enumerate(builder.operations):
+            op = &self._operations[i]
+            op.kind = <Kind><int>_KINDS.index(operation["kind"])
+            if operation["inputs"]:
+                op.source, op.source_width = operation["inputs"][0].offset, operation["inputs"][0].width
+            if operation["result"] is not None:
+                op.result, op.result_width = operation["result"].offset, operation["result"].width
+            op.layer, op.factor = operation.get("layer", 0), operation.get("factor", 0)
+            op.function = _GATES[operation["function"]] if op.kind == GATE else 0
+            op.column, op.eps = operation.get("column", 0), operation.get("eps", 0)
+            if op.kind == NORM:
+                floats = operation["gain"]
+                op.gain = &floats[0]
+            elif op.kind == LINEAR:
+                load_weight(&op.job, operation["weight"])
+            elif op.kind in (EMBED, HEAD):
+                stored = checked_matrix(operation["table"], operation["name"], _NUMPY[operation["dtype"]])
+                op.dtype = DTYPES[operation["dtype"]]
+                op.table = <const uint8_t *><uintptr_t>stored.ctypes.data
+                op.rows, op.row_bytes = stored.shape[0], stored.strides[0]
+                if operation.get("scales") is not None:
+                    floats = operation["scales"]
+                    op.scales = &floats[0]
+
+    def __dealloc__(self):
+        free(self._operations)
+
+    @property
+    def page_bytes(self):
+        return self._shape.page_bytes
+
+    @property
+    def context(self):
+        return self._shape.context
+
+
+cdef class Execution:
+    """The scratch memory of a program, for one run at a time.
+
+    Parameters
+    ----------
+    program : Program
+    max_tokens : int
+        The most tokens of a run.
+
+    Attributes
+    ----------
+    traces : bool
+        Whether a run measures each operation; `trace` then tells.
+    diagnoses : bool
+        Whether a run looks at what each operation makes; `trace` then tells.
+    """
+
+    cdef readonly Program program
+    cdef readonly Py_ssize_t max_tokens
+    cdef Block _scratch, _job_scratch, _starts
+    cdef int _is_cancelled
+    cdef public bint traces, diagnoses
+    cdef readonly list trace
+
+    def __init__(self, Program program not None, max_tokens):
+        cdef Py_ssize_t i, most = 0
+        self.program = program
+        self.max_tokens = operator.index(max_tokens)
+        for i in range(program._count):
+            if program._operations[i].kind == LINEAR:
+                most = max(most, scratch_bytes(&program._operations[i].job, self.max_tokens))
+        self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
+        self._job_scratch = allocate(most, "scratch")
+        self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
+        self.trace = []
+
+    def cancel(self):
+        """Stop the run in progress after its present operation; from any thread. It raises InferenceError."""
+        raise_flag(&self._is_cancelled)
+
+    def run(self, ids, positions, sequences, pages, outputs, num_threads=None):
+        """Run tokens of any mix of sequences.
+
+        Parameters
+        ----------
+        ids, positions, sequences : ndarray of int32, shape (tokens,)
+            Each token, its place in its sequence, and which of `pages` that is. A sequence's tokens come in the order
+            of their positions, and those before them are in the cache or in this run.
+        pages : list of ndarray of uint64, shape (n,)
+            For each sequence the addresses of its pages.
+        outputs : ndarray of int32, shape (n_outputs,)
+            The tokens whose logits are wanted.
+        num_threads : int, optional
+
+        Returns
+        -------
+        ndarray of float32, shape (n_outputs, vocab_size)
+
+        Raises
+        ------
+        InferenceError
+            If a token or a position is out of range, a number is not finite, or the run was cancelled.
+        """
+        cdef Program program = self.program
+        cdef Run r
+        cdef int threads = thread_count(num_threads)
+        cdef const int32_t[::1] ids_view, positions_view, sequences_view, outputs_view
+        cdef const uintptr_t[::1] page_view
+        cdef Py_ssize_t i, tokens = len(ids)
+        for name, array in (("ids", ids), ("positions", positions), ("sequences", sequences), ("outputs", outputs)):
+            if checked(array, name, np.int32).ndim != 1:
+                raise ShapeError.dimensions(name, "(outputs,)" if name == "outputs" else "(tokens,)", array.shape)
+            if name != "outputs" and len(array) != tokens:
+                raise ShapeError.mismatch(name, (tokens,), array.shape)
+        logits = np.empty((len(outputs), program.vocab_size), np.float32)
+        self._check(ids, positions, sequences, pages, outputs)
+        if tokens == 0:
+            return logits
+        tables = np.array([table.ctypes.data for table in pages], np.uint64)
+        ids_view, positions_view, sequences_view, outputs_view = ids, positions, sequences, outputs
+        page_view = tables
+        cdef const float[:, ::1] cosine = program._cosine, sine = program._sine
+        cdef float[:, ::1] logits_view = logits
+        r.shape, r.ops, r.scratch, r.capacity = &program._shape, vector_ops(), self._scratch.data, self.max_tokens
+        r.tokens, r.ids, r.positions, r.sequences = tokens, &ids_view[0], &positions_view[0], &sequences_view[0]
+        r.pages = <const uintptr_t *const *>&page_view[0]
+        r.cosine, r.sine = &cosine[0, 0], &sine[0, 0]
+        r.n_outputs = len(outputs)
+        r.outputs = &outputs_view[0] if r.n_outputs else NULL
+        r.logits = &logits_view[0, 0] if r.n_outputs else NULL
+        self._is_cancelled = 0
+        self.trace = []
+        for_each = self.traces or self.diagnoses
+        cdef Py_ssize_t first = 0, failed = -1
+        while first < program._count and failed < 0:
+            last = first + 1 if for_each else program._count
+            start = time.perf_counter() if for_each else 0.0
+            failed = self._run_operations(&r, first, last, threads)
+            if for_each and failed < 0:
+                self._look(first, time.perf_counter() - start, tokens)
+            first = last
+        if failed >= 0 and self._is_cancelled:
+            raise InferenceError.cancelled(program.names[failed])
+        if failed >= 0:
+            raise InferenceError.not_finite(program.names[failed])
+        if not np.isfinite(logits.sum(dtype=np.float64)):
+            raise InferenceError.not_finite(program.names[program._count - 1])
+        return logits
+
+    cdef Py_ssize_t _run_operations(self, Run *r, Py_ssize_t first, Py_ssize_t last, int threads) noexcept:
+        """Returns the operation that failed or before which the run was cancelled, or -1."""
+        cdef Program program = self.program
+        cdef Py_ssize_t i
+        cdef Operation op
+        cdef uint8_t *job_scratch = self._job_scratch.data
+        cdef Py_ssize_t *starts = <Py_ssize_t *>self._starts.data
+        cdef int *is_cancelled = &self._is_cancelled
+        with nogil:
+            for i in range(first, last):
+                if is_cancelled[0]:
+                    return i
+                op = program._operations[i]
+                r.now = &op
+                if op.kind == LINEAR:
+                    op.job.x, op.job.x_int, op.job.y_int = _source(r, 0), NULL, NULL
+                    op.job.y, op.job.y_stride = _result(r, 0) + op.column, op.result_width
+                    op.job.tokens, op.job.starts = r.tokens, starts
+                    if multiply(&op.job, job_scratch, threads):
+                        return i
+                elif op.kind == EMBED:
+                    run(_embed, r, r.tokens, threads)
+                elif op.kind == NORM:
+                    run(_norm, r, r.tokens, threads)
+                elif op.kind == ROPE:
+                    run(_rope, r, r.tokens, threads)
+                elif op.kind == ATTEND:
+                    run(_attend, r, r.tokens * r.shape.heads, threads)
+                elif op.kind == GATE:
+                    run(_gate, r, r.tokens, threads)
+                elif op.kind == ADD:
+                    run(_add, r, r.tokens, threads)
+                elif r.n_outputs:
+                    r.rows_per_unit = max(<Py_ssize_t>16, op.rows // (16 * threads))
+                    run(_head, r, (op.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
+        return -1
+
+    def _look(self, index, seconds, tokens):
+        program = self.program
+        entry = {"name": program.names[index], "kind": program.kinds[index], "seconds": seconds}
+        if self.diagnoses and program.widths[index]:
+            values = self._values(index, tokens)
+            finite = values[np.isfinite(values)]
+            entry |= {
+                "minimum": float(finite.min(initial=0)), "maximum": float(finite.max(initial=0)),
+                "rms": float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 0.0,
+                "not_finite": int(values.size - finite.size),
+            }
+        self.trace.append(entry)
+
+    def _values(self, Py_ssize_t index, tokens):
+        """A copy of what an operation of the last run made, until another one writes there."""
+        cdef Operation *op = &self.program._operations[index]
+        start = op.result * self.max_tokens
+        data = np.frombuffer(self._scratch, np.uint8)[start : start + 4 * tokens * op.result_width]
+        return data.view(np.float32).reshape(tokens, op.result_width).copy()
+
+    def _check(self, ids, positions, sequences, pages, outputs):
+        program = self.program
+        if len(ids) > self.max_tokens:
+            raise InferenceError.too_many_tokens(len(ids), self.max_tokens)
+        for table in pages:
+            checked(table, "pages", np.uint64)
+        if len(outputs):
+            _within("an output's token", outputs, len(ids), "of the tokens given")
+        if len(ids) == 0:
+            return
+        bad = np.flatnonzero((ids < 0) | (ids >= program.vocab_size))
+        if bad.size:
+            raise InferenceError.token(int(ids[bad[0]]), int(positions[bad[0]]), program.vocab_size)
+        _within("a sequence's number", sequences, len(pages), "of the pages given")
+        room = np.array([min(len(table) * PAGE_TOKENS, program.context) for table in pages])
+        beyond = np.flatnonzero((positions < 0) | (positions >= room[sequences]))
+        if beyond.size:
+            raise InferenceError.beyond_context(int(positions[beyond[0]]), int(room[sequences[beyond[0]]]))
+
+
+def _within(what, numbers, count, unit):
+    bad = np.flatnonzero((numbers < 0) | (numbers >= count))
+    if bad.size:
+        raise ShapeError.too_large(what, int(numbers[bad[0]]), count - 1, unit)

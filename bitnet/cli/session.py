@@ -1,0 +1,160 @@
+"""What the commands that run a model share: loading it with progress, and stopping it by Ctrl-C."""
+
+import argparse
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import bitnet
+from bitnet.errors import BitNetError, ConfigurationError
+
+__all__ = ["add_engine_arguments", "engine_config", "interruptible", "loading", "peak_rss_bytes", "refused"]
+
+T = TypeVar("T")
+
+SHOW_S = 0.1  # between two lines of progress
+CANCEL_S = 0.01  # between two attempts to stop a run
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the fields of `EngineConfig` that choose how weights and cache are stored.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    parser.add_argument("--packing", default="auto", metavar="NAME", help="auto, i2 or t5 (default: auto)")
+    parser.add_argument("--kv-dtype", default="float16", metavar="NAME", help="float16 or float32 (default: float16)")
+    parser.add_argument("--head-dtype", default="int8", metavar="NAME",
+                        help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
+
+
+def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.EngineConfig:
+    """Make the configuration that the arguments ask for; what cannot be used is a usage error.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    num_threads : int or None
+
+    Returns
+    -------
+    EngineConfig
+    """
+    with refused(args):
+        return bitnet.EngineConfig(
+            num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype
+        )
+
+
+@contextlib.contextmanager
+def refused(args: argparse.Namespace) -> Iterator[None]:
+    """Make a usage error of a `ConfigurationError`.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        args.parser.error(str(error))
+
+
+@contextlib.contextmanager
+def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """Show on standard error how far loading is, while that is a terminal.
+
+    Parameters
+    ----------
+    is_quiet : bool, optional
+
+    Yields
+    ------
+    callable
+        To be called with bytes done, bytes in all, and a name.
+    """
+    is_shown = not is_quiet and sys.stderr is not None and sys.stderr.isatty()
+    next_s = 0.0
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal next_s
+        if is_shown and time.monotonic() >= next_s:
+            next_s = time.monotonic() + SHOW_S
+            print(f"\r\x1b[Kloading {done / max(total, 1):4.0%} {ascii(name)[1:-1][:60]}", end="", file=sys.stderr,
+                  flush=True)  # fmt: skip
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> T:
+    """Call a function that runs `engine`, so that Ctrl-C ends it within one operation.
+
+    Python hears of a signal only between its own instructions, and a run is native code; so the run has a thread of
+    its own, and this one listens.
+
+    Parameters
+    ----------
+    engine : InferenceEngine
+    function : callable
+
+    Returns
+    -------
+    object
+        What `function` returns; what it raises is raised here.
+    """
+    outcome: list[Any] = []
+    problem: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            problem.append(error)
+        finally:
+            finished.set()
+
+    # Not by joining the thread: in Python 3.11 and 3.12 an interrupted join takes a living thread for a dead one.
+    finished = threading.Event()
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        finished.wait()
+    except KeyboardInterrupt:
+        while not finished.is_set():  # again and again: a run that is about to begin does not see the first
+            engine.cancel()
+            finished.wait(CANCEL_S)
+        if problem and not isinstance(problem[0], BitNetError):
+            raise problem[0] from None
+        raise
+    if problem:
+        raise problem[0]
+    result: T = outcome[0]
+    return result
+
+
+def peak_rss_bytes() -> int:
+    """Find the most memory that this process has had.
+
+    Returns
+    -------
+    int
+        0 where the system does not say.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        # Not getrusage: after exec its value begins with that of the process before.
+        found = [int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:")]
+        if found:
+            return found[0]
+    with contextlib.suppress(ImportError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return 0

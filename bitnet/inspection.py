@@ -1,0 +1,194 @@
+"""What a checkpoint has, what its model would read of it, and what is missing: also of one that cannot be loaded.
+
+A model's forward pass is written here once more, by the same family, but with weights that only note what they are
+asked for.
+"""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from bitnet._core.builder import Builder
+from bitnet.errors import BitNetError
+from bitnet.formats import open_checkpoint
+from bitnet.models import family
+
+__all__ = ["inspect_checkpoint"]
+
+PACKED, MASTERS, OTHER = "packed ternary", "ternary masters", "ordinary"
+
+
+def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Look at a checkpoint; headers and scales are read, weights are not.
+
+    Parameters
+    ----------
+    path : str
+        A Hugging Face folder.
+
+    Returns
+    -------
+    dict
+        What JSON can hold: ``path``, ``format``, ``model_type``, ``architectures``; ``config``, the fields of
+        `ModelConfig`, or None where it cannot be read; ``tensors``, a list of ``name``, ``dtype``, ``shape``,
+        ``bytes``, ``kind``, ``parameters``, ``scale`` (of a packed weight: what a code of 1 stands for; else None) and
+        ``used`` (None where the family is not known); ``totals`` of ``tensors``, ``bytes``, ``parameters`` and
+        ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max`` of the packed weights'
+        scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they are there;
+        ``missing`` and ``unused``, names of tensors; ``problems``, sentences; and ``loads``, whether there are none.
+
+    Raises
+    ------
+    FormatError
+        If the files are not what their format demands.
+    ModelLoadError
+        If there is nothing, or it cannot be read.
+    """
+    with open_checkpoint(path) as checkpoint:
+        problems = []
+        survey = _surveyed(checkpoint, problems)
+        tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]
+        scales = [one["scale"] for one in tensors if one["scale"] is not None]
+        missing = [] if survey is None else survey.missing
+        raw = checkpoint.config
+        return {
+            "path": checkpoint.path,
+            "format": checkpoint.format,
+            "model_type": raw.get("model_type"),
+            "architectures": raw.get("architectures"),
+            "config": None if survey is None else survey.config.to_dict(),
+            "tensors": tensors,
+            "totals": _totals(tensors),
+            "scales": None if not scales else {
+                "count": len(scales), "min": min(scales), "median": float(np.median(scales)), "max": max(scales)
+            },
+            "tokenizer": checkpoint.tokenizer_path is not None,
+            "chat_template": checkpoint.chat_template is not None,
+            "generation_config": bool(checkpoint.generation_config),
+            "missing": missing,
+            "unused": [one["name"] for one in tensors if one["used"] is False],
+            "problems": problems,
+            "loads": not problems and not missing,
+        }  # fmt: skip
+
+
+def _surveyed(checkpoint, problems):
+    """What the model asks for; None where nobody knows how it is built."""
+    try:
+        module = family(checkpoint.config, checkpoint.path)
+        config = module.config(checkpoint.config)
+    except BitNetError as error:
+        problems.append(str(error))
+        return None
+    survey = _Survey(checkpoint, config)
+    if config.num_hidden_layers > len(checkpoint.names()):  # a number that is not meant, and takes forever
+        problems.append(
+            f"num_hidden_layers is {config.num_hidden_layers}, more than the {len(checkpoint.names())} tensors there"
+        )
+        return survey
+    try:
+        module.build(_Tolerant(survey, config, problems), config)
+    except BitNetError as error:
+        problems.append(str(error))
+    return survey
+
+
+def _tensor(checkpoint, name, survey, problems):
+    info, layer = checkpoint.info(name), name.removesuffix(".weight")
+    kind, scale = OTHER, None
+    try:
+        if name.endswith(".weight") and len(info.shape) == 2 and checkpoint.is_quantized(layer):
+            kind = PACKED if info.dtype == "U8" else MASTERS
+            scale = checkpoint.ternary(layer).scale
+    except BitNetError as error:
+        problems.append(str(error))
+    count = 0 if name.endswith(".weight_scale") else int(np.prod(info.shape, dtype=object))
+    return {
+        "name": name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes, "kind": kind,
+        "parameters": count * (4 if kind == PACKED else 1), "scale": scale,
+        "used": None if survey is None else name in survey.used,
+    }  # fmt: skip
+
+
+def _totals(tensors):
+    return {
+        "tensors": len(tensors),
+        "bytes": sum(one["bytes"] for one in tensors),
+        "parameters": sum(one["parameters"] for one in tensors),
+        "ternary_parameters": sum(one["parameters"] for one in tensors if one["kind"] in (PACKED, MASTERS)),
+    }
+
+
+class _Survey:
+    """Weights that only note what a `Builder` asks for."""
+
+    def __init__(self, checkpoint, config):
+        self.checkpoint, self.config = checkpoint, config
+        self.used, self.missing = set(), []
+        self._table = "model.embed_tokens.weight"
+
+    def _shape(self, name, default):
+        if name not in self.checkpoint:
+            if name not in self.missing:
+                self.missing.append(name)
+            return default
+        self.used.add(name)
+        return self.checkpoint.info(name).shape
+
+    def floats(self, name):
+        return np.broadcast_to(np.float32(1), self._shape(name, (1,)))
+
+    def own_norm(self, name):
+        gain = f"{name}.rms_norm.weight"
+        return (self.floats(gain), 1e-6) if gain in self.checkpoint else None
+
+    def packed(self, names):
+        rows, cols = zip(*[self._layer(name) for name in names], strict=True)
+        return SimpleNamespace(rows=sum(rows), cols=cols[0])
+
+    def _layer(self, name):
+        """The shape of a layer; where it is missing, by its name."""
+        c = self.config
+        rows = {"q_proj": c.num_attention_heads * c.head_dim, "k_proj": c.num_key_value_heads * c.head_dim,
+                "v_proj": c.num_key_value_heads * c.head_dim, "gate_proj": c.intermediate_size,
+                "up_proj": c.intermediate_size}.get(name.rpartition(".")[2], c.hidden_size)  # fmt: skip
+        shape = self._shape(f"{name}.weight", (rows, 0))
+        if len(shape) != 2 or f"{name}.weight" not in self.checkpoint:
+            return rows, 0
+        if self.checkpoint.info(f"{name}.weight").dtype != "U8":
+            return shape
+        self._shape(f"{name}.weight_scale", ())
+        return 4 * shape[0], shape[1]
+
+    def embedding(self, name):
+        self._table = f"{name}.weight"
+        return self._matrix(self._table), "float32", None
+
+    def head(self, name):
+        own = f"{name}.weight"
+        return self._matrix(own if own in self.checkpoint else self._table), "float32", None
+
+    def _matrix(self, name):
+        shape = self._shape(name, (self.config.vocab_size, self.config.hidden_size))
+        return SimpleNamespace(shape=shape if len(shape) == 2 else (0, 0))
+
+
+class _Tolerant(Builder):
+    """A builder that writes down what does not fit, and goes on."""
+
+    @staticmethod
+    def fuse(weights):
+        return weights[0]
+
+
+    def __init__(self, survey, config, problems):
+        super().__init__(survey, config)
+        self._problems = problems
+
+    def _fits(self, name, got, needed):
+        if not {name, f"{name}.weight"} & set(self.weights.missing) and tuple(got) != tuple(needed):
+            self._problems.append(
+                f"'{name}' has shape {tuple(map(int, got))}; the configuration needs {tuple(map(int, needed))}"
+            )

@@ -1,0 +1,288 @@
+"""A loaded model: its configuration, its program, and the weights that the program is bound to.
+
+Here formats and model families meet: `load` reads a checkpoint's tensors as a family's program asks for them.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bitnet._core import packing, quant
+from bitnet._core.builder import Builder
+from bitnet._core.memory import new_block
+from bitnet._core.program import Program
+from bitnet.chat import ChatTemplate
+from bitnet.config import EngineConfig
+from bitnet.errors import InferenceError, ModelLoadError
+from bitnet.formats import open_checkpoint
+from bitnet.formats.random import RandomCheckpoint
+from bitnet.models import family
+from bitnet.tokenizer import Tokenizer
+from bitnet.weight import choose_packing
+
+__all__ = ["Model", "load_model", "random_model"]
+
+
+class Model:
+    """A model, ready to run. Immutable; may be shared between engines and threads.
+
+    Attributes
+    ----------
+    path : str
+        The checkpoint it came from.
+    config : ModelConfig
+    program : Program
+    engine_config : EngineConfig
+        With which it was loaded: how its cache and its head are stored.
+    weight_bytes : int
+        Bytes of packed ternary weights.
+    """
+
+    def __init__(self, path, config, program, engine_config, checkpoint, weight_bytes):
+        self.path, self.config, self.program = path, config, program
+        self.engine_config, self.weight_bytes = engine_config, weight_bytes
+        self.generation_config = checkpoint.generation_config
+        self.tokenizer = _tokenizer(checkpoint, config)
+        self.chat_template = checkpoint.chat_template
+        self._checkpoint = checkpoint  # the embedding is read where the file is mapped
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a text: those of the generation configuration, and of the configuration."""
+        named = self.generation_config.get("eos_token_id")
+        named = [] if named is None else [named] if isinstance(named, int) else list(named)
+        return tuple(dict.fromkeys([*named, *(self.config.eos_token_id or ())]))
+
+    def encode(self, prompt: Any) -> Any:
+        """Make token ids of a prompt.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+
+        Returns
+        -------
+        ndarray of int32, shape (tokens,)
+        """
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ModelLoadError.no_tokenizer(self.path)
+            prompt = self.tokenizer.encode(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except ValueError:  # a list of lists of different lengths
+            raise InferenceError.tokens(prompt) from None
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InferenceError.tokens(prompt)
+        return ids.astype(np.int64).clip(-1, 2**31 - 1).astype(np.int32)
+
+    def chat_prompt(self, messages: Any) -> str:
+        """Write a conversation with the checkpoint's template.
+
+        Parameters
+        ----------
+        messages : list of dict
+            Each with a ``"role"`` and a ``"content"``.
+
+        Returns
+        -------
+        str
+        """
+        if self.chat_template is None:
+            raise ModelLoadError.no_chat_template(self.path)
+        return ChatTemplate(self.chat_template).render(messages)
+
+    def __repr__(self):
+        return (
+            f"Model('{self.path}', {self.config.model_type}, {self.config.num_hidden_layers} layers, "
+            f"{self.weight_bytes / 1e6:,.1f} MB of ternary weights)"
+        )
+
+
+def _tokenizer(checkpoint, config):
+    if checkpoint.tokenizer_path is None:
+        return None
+    return Tokenizer.from_file(
+        checkpoint.tokenizer_path, bos_token_id=config.bos_token_id,
+        add_bos=checkpoint.tokenizer_config.get("add_bos_token"), eos_token_ids=config.eos_token_id or (),
+    )  # fmt: skip
+
+
+def packing_of(config, engine_config):
+    """Choose the packing of a model's weights: a step reads all of them, so their sum counts.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    engine_config : EngineConfig
+
+    Returns
+    -------
+    str
+    """
+    if engine_config.packing != "auto":
+        return engine_config.packing
+    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
+    rows = config.num_hidden_layers * (heads * config.head_dim + 3 * config.intermediate_size)
+    return choose_packing((rows, config.hidden_size), None, engine_config.num_threads)
+
+
+class _Weights:
+    """A checkpoint's numbers, as a `Builder` asks for them."""
+
+    def __init__(self, checkpoint, config, engine_config, progress):
+        self.checkpoint, self.config, self.engine_config = checkpoint, config, engine_config
+        self.weight_bytes = 0
+        self._progress = progress or (lambda done, total, name: None)
+        self._done, self._total = 0, sum(checkpoint.info(name).nbytes for name in checkpoint.names())
+        self._table = None
+
+    def _tell(self, name):
+        self._done += self.checkpoint.info(name).nbytes if name in self.checkpoint else 0
+        self._progress(self._done, self._total, name)
+
+    def floats(self, name):
+        self._tell(name)
+        return self.checkpoint.floats(name)
+
+    def own_norm(self, name):
+        gain = f"{name}.rms_norm.weight"
+        stored = self.config.extra.get("quantization_config") or {}
+        if gain not in self.checkpoint and not stored.get("use_rms_norm", False):
+            return None
+        return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
+
+    def packed(self, names):
+        parts = [self._codes(name) for name in names]
+        codes = parts[0][0] if len(parts) == 1 else np.concatenate([codes for codes, _ in parts])
+        scales = [np.full(len(codes), scale, np.float32) for codes, scale in parts]
+        scale = parts[0][1] if len(parts) == 1 else np.concatenate(scales)
+        name = packing_of(self.config, self.engine_config)
+        weight = packing.pack_codes(codes, scale, name, None, self.engine_config.num_threads)
+        self.weight_bytes += weight.nbytes
+        return weight
+
+    def _codes(self, name):
+        self._tell(f"{name}.weight")
+        stored = self.checkpoint.ternary(name)
+        if stored.kind == "packed":
+            return packing.pack_hugging_face_bytes(stored.data, stored.scale, "i2").unpack(), np.float32(stored.scale)
+        masters = stored.floats()
+        s = quant.reciprocal_scales(masters)
+        return quant.ternarize(masters, s), quant.scales_of(s)
+
+    def embedding(self, name):
+        table = self.checkpoint.raw(f"{name}.weight")
+        table = table.view(np.uint16) if table.dtype == np.float16 else table
+        dtype = self.checkpoint.info(f"{name}.weight").dtype
+        self._table = f"{name}.weight"
+        if not table.flags.aligned:  # a file may put it anywhere
+            table = table.copy()
+        if dtype not in ("BF16", "F16", "F32"):
+            table, dtype = self.checkpoint.floats(f"{name}.weight"), "F32"
+        return table, {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[dtype], None
+
+    def head(self, name):
+        source = self._table if self.config.tie_word_embeddings else f"{name}.weight"
+        self._tell(source)
+        wanted = self.engine_config.head_dtype
+        shape = self.checkpoint.info(source).shape
+        dtype = np.dtype({"int8": "i1", "float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
+        # In the core's memory, for its huge pages: a step reads all of it.
+        block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head")
+        stored = np.frombuffer(block, dtype).reshape(shape)
+        scales = np.empty(shape[0], np.float32) if wanted == "int8" else None
+        for start in range(0, shape[0], 4096):
+            rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))
+            if wanted == "int8":
+                stored[start : start + 4096], scales[start : start + 4096] = quant.quantize_activations(rows)
+            elif wanted in ("float16", "float32"):
+                stored[start : start + 4096] = rows
+            else:
+                bits = rows.view(np.uint32)
+                stored[start : start + 4096] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return stored.view(np.uint16) if wanted == "float16" else stored, wanted, scales
+
+
+def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
+    """Load a checkpoint.
+
+    Parameters
+    ----------
+    path : str
+        A Hugging Face folder.
+    engine_config : EngineConfig, optional
+    progress : callable, optional
+        Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FormatError, ModelLoadError
+        If it is damaged, or no model that is known.
+    """
+    return _loaded(open_checkpoint(path), engine_config or EngineConfig(), progress)
+
+
+def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
+    """Make a model of random weights in the exact shape of a real one, to measure it.
+
+    Parameters
+    ----------
+    shape : {"2b4t", "0.7b", "3b", "8b"}
+        BitNet-b1.58-2B-4T, bitnet_b1_58-large and -3B, Llama3-8B-1.58.
+    engine_config : EngineConfig, optional
+    progress : callable, optional
+        As of `load_model`.
+
+    Returns
+    -------
+    Model
+        Without a tokenizer.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such shape.
+    """
+    return _loaded(RandomCheckpoint(shape), engine_config or EngineConfig(), progress)
+
+
+def _refuse_what_is_not_computed(checkpoint, config):
+    """A checkpoint that asks for another function must not be run as this one."""
+    path = checkpoint.path
+    for name in ("attention_bias", "mlp_bias"):
+        if getattr(config, name):
+            raise ModelLoadError.unsupported(path, name, True, "false: no projection here adds a bias")
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = config.extra.get(name) or {}
+        kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, Mapping) else scaling
+        if kind != "default":
+            raise ModelLoadError.unsupported(path, name, kind, "absent or of the type 'default'")
+    stored = config.extra.get("quantization_config") or {}
+    if not isinstance(stored, Mapping):
+        raise ModelLoadError.unsupported(path, "quantization_config", stored, "an object")
+    eps = stored.get("rms_norm_eps", 1e-6)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
+        raise ModelLoadError.unsupported(path, "quantization_config.rms_norm_eps", eps, "a number between 0 and 1")
+    if not config.tie_word_embeddings and "lm_head.weight" not in checkpoint:
+        raise ModelLoadError.missing_tensor(path, "lm_head.weight")
+
+
+def _loaded(checkpoint, engine_config, progress):
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(checkpoint.close)
+        module = family(checkpoint.config, checkpoint.path)
+        config = module.config(checkpoint.config)
+        _refuse_what_is_not_computed(checkpoint, config)
+        weights = _Weights(checkpoint, config, engine_config, progress)
+        builder = Builder(weights, config)
+        module.build(builder, config)
+        program = Program(builder, engine_config.kv_dtype)
+        on_error.pop_all()
+    return Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes)

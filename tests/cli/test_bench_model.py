@@ -1,0 +1,110 @@
+"""``bitnet bench``: llama-bench's columns. No test asserts a time."""
+
+import csv
+import io
+import json
+
+import pytest
+from checkpoints import DATA
+from cli_checkpoints import changed_config
+
+import bitnet
+from bitnet import machine
+from bitnet.cli import bench_model, main
+
+MODEL = str(DATA / "bitnet-packed-auto")
+SHORT = ["-p", "8", "-n", "4", "-r", "2"]
+
+
+@pytest.fixture(autouse=True)
+def little(monkeypatch):
+    monkeypatch.setattr(bench_model, "BUFFER_BYTES", 1 << 20)
+
+
+def test_the_table(unset, capsys):
+    assert main(["bench", MODEL, *SHORT, "-t", "1", "-t", "2"]) == 0
+    output, complaints = capsys.readouterr()
+    assert complaints == ""
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    assert table[0] == list(bench_model.HEADINGS)
+    assert [(row[0], row[2], row[3], row[4], row[5]) for row in table[2:]] == [
+        ("bitnet-packed-auto", "3.28 M", "CPU", threads, test) for threads in "12" for test in ("pp8", "tg4")
+    ]
+    for row in table[2:]:
+        mean, sign, deviation = row[6].split()
+        assert sign == "±"
+        assert float(mean) > 0
+        assert float(deviation) >= 0
+        assert row[7].endswith("%") == (row[5] == "tg4")
+        assert row[8].endswith("%") == (row[5] == "pp8" and machine.describe().isa != "portable")
+    assert "peak RSS " in output
+    assert "limits, 1 thread: read bandwidth " in output
+    assert "limits, 2 threads: read bandwidth " in output
+
+
+def test_json(unset, capsys):
+    assert main(["bench", MODEL, *SHORT, "-t", "1", "-o", "json", "--packing", "t5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    inspected = bitnet.inspect_checkpoint(MODEL)["totals"]
+    assert found["parameters"] == inspected["parameters"]
+    assert found["ternary_parameters"] == inspected["ternary_parameters"]
+    assert found["peak_rss_bytes"] > found["weight_bytes"] + found["head_bytes"] > 0
+    assert found["packing"] == "t5"
+    assert [one["test"] for one in found["results"]] == ["pp8", "tg4"]
+    for one in found["results"]:
+        assert len(one["samples_s"]) == len(one["read_bytes_per_s"]) == 2
+        assert one["avg_ts"] > 0
+
+
+def test_csv(unset, capsys):
+    assert main(["bench", MODEL, "-p", "0", "-n", "3", "-r", "1", "-t", "1", "-o", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 1
+    assert [rows[0][name] for name in ("n_prompt", "n_gen", "n_threads", "backends")] == ["0", "3", "1", "CPU"]
+    assert (rows[0]["stddev_ts"], rows[0]["peak_share"]) == ("0.0", "")
+
+
+def test_a_random_model_in_the_shape_of_a_real_one():
+    from bitnet.formats.random import SHAPES, RandomCheckpoint
+
+    # The parameters of a checkpoint of 2B-4T; the others as their cards round them.
+    counts = {}
+    for name in SHAPES:
+        with RandomCheckpoint(name) as checkpoint:
+            infos = [checkpoint.info(one) for one in checkpoint.names()]
+            counts[name] = sum(one.nbytes // {"BF16": 2, "F32": 4}.get(one.dtype, 1) * (4 if one.dtype == "U8" else 1)
+                               for one in infos)  # fmt: skip
+    assert counts["2b4t"] == 2412820480
+    assert {name: round(count / 1e9, 1) for name, count in counts.items()} == {
+        "2b4t": 2.4, "0.7b": 0.7, "3b": 3.3, "8b": 8.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "give either a MODEL or --shape"),
+        ([MODEL, "--shape", "2b4t"], "give either a MODEL or --shape"),
+        (["--shape", "70b"], "shape is '70b'; it must be one of '2b4t', '0.7b', '3b', '8b'"),
+        ([MODEL, "-p", "-1"], "--n-prompt is -1; it must be at least 0"),
+        ([MODEL, "-p", "0", "-n", "0"], "--n-prompt and --n-gen are both 0; there is nothing to measure"),
+        ([MODEL, "-r", "0"], "--repeats is 0; it must be at least 1"),
+        ([MODEL, "-t", "0"], "--threads is 0; it must be at least 1"),
+        ([MODEL], "pp512 is longer than the context of 128 tokens"),
+        ([MODEL, "-p", "8", "-n", "127"], "tg127 is longer than the context of 128 tokens"),
+    ],
+)
+def test_an_option_that_cannot_be_used(arguments, complaint, unset, capsys):
+    assert main(["bench", *arguments]) == 2
+    output, complaints = capsys.readouterr()
+    assert output == ""
+    assert complaints.endswith(f"bitnet bench: error: {complaint}\n")
+
+
+def test_what_cannot_be_loaded(unset, tmp_path, capsys):
+    missing = str(tmp_path / "nothing")
+    assert main(["bench", missing]) == 1
+    assert capsys.readouterr() == ("", f"bitnet: cannot read '{missing}': there is no such file or folder\n")
+    other = changed_config(tmp_path / "other", model_type="mamba")
+    assert main(["bench", other]) == 1
+    assert capsys.readouterr().err == f"bitnet: '{other}' is of model_type 'mamba'; known are 'bitnet', 'llama'\n"

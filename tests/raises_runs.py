@@ -1,0 +1,162 @@
+"""Rows of test_raises.py for models and their runs."""
+
+import functools
+import json
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import tiny
+from checkpoints import DATA, write_safetensors
+
+from bitnet._core import ops
+from bitnet._core.program import PAGE_TOKENS
+from bitnet.config import EngineConfig
+from bitnet.engine import InferenceEngine
+from bitnet.formats import open_checkpoint
+from bitnet.model import load_model, random_model
+from bitnet.models import family
+
+CHECKPOINT = str(DATA / "llama-packed-bitlinear")
+
+
+@functools.cache
+def runner():
+    return tiny.Runner(tiny.program())
+
+
+def run(**change):
+    """Run three tokens, but for what is changed."""
+    sequence = runner().sequence()
+    sequence.reserve(PAGE_TOKENS)
+    given = {"ids": [1, 2, 3], "positions": [0, 1, 2], "sequences": [0, 0, 0], "outputs": [2], **change}
+    arrays = {name: np.array(value, np.int32) for name, value in given.items()}
+    runner().execution.run(**arrays, pages=[sequence.table])
+
+
+def run_while_cancelled():
+    is_over = threading.Event()
+
+    def cancel():
+        while not is_over.wait(1e-4):
+            runner().execution.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        for _ in range(100_000):
+            runner().alone(np.ones(60, np.int32))
+    except Exception as error:
+        operation = error.facts["operation"]
+        error.args = (str(error).replace(operation, "..."),)
+        raise
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def nan(gain):
+    gain[0] = np.nan
+    return gain
+
+
+def run_with_nan():
+    tiny.Runner(tiny.program(change={"model.layers.1.mlp.ffn_sub_norm.weight": nan})).alone([1, 2])
+
+
+@functools.cache
+def loaded():
+    return load_model(CHECKPOINT, EngineConfig(num_threads=1))
+
+
+ONES = np.ones((2, 4), np.float32)
+
+
+@functools.cache
+def engine():
+    return InferenceEngine(EngineConfig(num_threads=1))
+
+
+def closed():
+    with InferenceEngine() as one:
+        pass
+    one.infer(loaded(), [1])
+
+
+def altered(*without, **fields):
+    """Load the checkpoint with other fields in its configuration, or without some tensors."""
+    raw = json.loads((DATA / "llama-packed-bitlinear" / "config.json").read_text())
+    for name, value in fields.items():
+        raw[name] = {**raw[name], **value} if name in raw and isinstance(value, dict) else value
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with open_checkpoint(CHECKPOINT) as checkpoint:
+                names = [name for name in checkpoint.names() if name not in without]
+                tensors = {name: (checkpoint.info(name).dtype, checkpoint.raw(name)) for name in names}
+                (Path(folder) / "config.json").write_text(json.dumps(raw))
+                write_safetensors(Path(folder) / "model.safetensors", tensors)
+            load_model(folder, EngineConfig(num_threads=1))
+        except Exception as error:
+            error.args = (str(error).replace(folder, "..."),)
+            raise
+
+
+ROWS = [
+    ("_core/builder.py", "ModelLoadError.shape", lambda: tiny.program(change={"lm_head": lambda table: table[:-1]}),
+     "'lm_head' has shape (96, 40); the configuration needs (97, 40)"),
+    ("_core/program.pyx", "ShapeError.mismatch", lambda: run(positions=[0, 1]),
+     "positions has shape (2,); it must be (3,)"),
+    ("_core/program.pyx", "InferenceError.cancelled", run_while_cancelled,
+     "the run was cancelled before the operation '...'"),
+    ("_core/program.pyx", "InferenceError.not_finite", run_with_nan,
+     "the input of 'model.layers.1.mlp.down_proj' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/program.pyx", "InferenceError.too_many_tokens", lambda: runner().alone(np.ones(65, np.int32)),
+     "a run of 65 tokens was asked for; this execution has memory for 64"),
+    ("_core/program.pyx", "InferenceError.token", lambda: run(ids=[1, 2, 97]),
+     "token 97 at position 2 is not in the vocabulary of 97"),
+    ("_core/program.pyx", "ShapeError.too_large", lambda: run(sequences=[0, 0, 1]),
+     "a sequence's number is 1; the limit is 0 of the pages given"),
+    ("_core/program.pyx", "InferenceError.beyond_context", lambda: run(positions=[0, 1, 64]),
+     "position 64 is beyond the 64 tokens of the context"),
+    ("_core/program.pyx", "ShapeError.dimensions", lambda: run(ids=[[1, 2, 3]]),
+     "ids has shape (1, 3); it must have shape (tokens,)"),
+    ("_core/program.pyx", "InferenceError.not_finite",
+     lambda: tiny.Runner(tiny.program(change={"model.norm.weight": nan})).alone([1, 2]),
+     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.rms_norm(ONES, ONES[0, :3].copy(), 1e-5),
+     "gain has shape (3,); it must be (4,)"),
+    ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.gate("silu", ONES, ONES[:1]),
+     "up has shape (1, 4); it must be (2, 4)"),
+    ("engine.py", "InferenceError.closed", closed, "the engine is closed; make a new one"),
+    ("engine.py", "InferenceError.empty_prompt", lambda: engine().infer(loaded(), []),
+     "the prompt has no tokens; give at least one"),
+    ("engine.py", "InferenceError.empty_prompt", lambda: engine().stream(loaded(), []),
+     "the prompt has no tokens; give at least one"),
+    ("engine.py", "InferenceError.beyond_context", lambda: engine().stream(loaded(), [1] * 129),
+     "position 128 is beyond the 128 tokens of the context"),
+    ("engine.py", "InferenceError.beyond_context", lambda: engine().infer(loaded(), [1] * 129),
+     "position 128 is beyond the 128 tokens of the context"),
+    ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1]]),
+     "a prompt must be text or a list of token ids, one after the other"),
+    ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1], [1, 2]]),
+     "a prompt must be text or a list of token ids, one after the other"),
+    ("model.py", "ModelLoadError.unsupported", lambda: altered(mlp_bias=True),
+     "'...': mlp_bias is True; it must be false: no projection here adds a bias"),
+    ("model.py", "ModelLoadError.unsupported", lambda: altered(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+     "'...': rope_scaling is 'linear'; it must be absent or of the type 'default'"),
+    ("model.py", "ModelLoadError.unsupported", lambda: altered(quantization_config={"rms_norm_eps": -1}),
+     "'...': quantization_config.rms_norm_eps is -1; it must be a number between 0 and 1"),
+    ("model.py", "ModelLoadError.unsupported", lambda: altered(quantization_config=[1]),
+     "'...': quantization_config is (1,); it must be an object"),
+    ("formats/random.py", "ConfigurationError.choice", lambda: random_model("9b"),
+     "shape is '9b'; it must be one of '2b4t', '0.7b', '3b', '8b'"),
+    ("model.py", "ModelLoadError.missing_tensor", lambda: altered("lm_head.weight"),
+     "'...' has no tensor 'lm_head.weight'"),
+    ("model.py", "ModelLoadError.no_tokenizer", lambda: loaded().encode("text"),
+     f"'{CHECKPOINT}' has no tokenizer.json; give token ids instead of text"),
+    ("model.py", "ModelLoadError.no_chat_template", lambda: loaded().chat_prompt([]),
+     f"'{CHECKPOINT}' has no chat template; write the prompt as text"),
+    ("models/__init__.py", "ModelLoadError.unknown_model", lambda: family({"model_type": "mistral"}, "model"),
+     "'model' is of model_type 'mistral'; known are 'bitnet', 'llama'"),
+]  # fmt: skip
