@@ -2,6 +2,12 @@
 
 The map, from here to the instruction::
 
+    bitnet.load, InferenceEngine  engine.py             load, generate, stream, logits
+        │                       model.py                a checkpoint's tensors, bound to a family's program
+        │                       models/bitnet.py        a family: its configuration, and its forward pass
+        │                       formats/                bytes in files          tokenizer.py  sampling.py  kv_cache.py
+    _core/program.pyx           the pass as a flat list of operations, and the running of it
+        │
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.*Config              config.py               frozen, checked settings

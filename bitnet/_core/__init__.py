@@ -1,5 +1,7 @@
 """The compiled core. Who uses whom, top down::
 
+    program ─▶ builder, ops ─▶ kernels/ops*.h                          a forward pass, and its vector operations
+       │
     matmul ─▶ packing ─▶ packings/i2, packings/t5 ─▶ kernels/*.h      the products
        │         └─▶ source ─▶ quant ─▶ kernels/quant*.h               what to pack; numbers to codes
        └─▶ quant, threads, memory, arrays                             rows to int8, work to threads
