@@ -83,7 +83,7 @@ class InferenceEngine:
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self._lock = threading.Lock()
-        self._states = {}
+        self._states: dict[Model, tuple[Any, KVCache]] = {}
         self._is_closed = False
 
     def __enter__(self) -> Self:

@@ -47,7 +47,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         If there is nothing, or it cannot be read.
     """
     with open_checkpoint(path) as checkpoint:
-        problems = []
+        problems: list[str] = []
         survey = _surveyed(checkpoint, problems)
         tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]
         scales = [one["scale"] for one in tensors if one["scale"] is not None]

@@ -95,4 +95,6 @@ def test_the_annotations_hold(tmp_path):
 
 
 def test_their_uses_hold(tmp_path):
-    assert check(tmp_path, "mypy", HERE / "typing" / "use.py") == "Success: no issues found in 1 source file\n"
+    # Of the package itself `test_the_annotations_hold` tells.
+    printed = check(tmp_path, "mypy", "--follow-imports=silent", HERE / "typing" / "use.py")
+    assert printed == "Success: no issues found in 1 source file\n"
