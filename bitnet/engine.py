@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass, field
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,8 @@ class InferenceEngine:
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self._lock = threading.Lock()
-        self._states: dict[Model, tuple[Any, KVCache]] = {}
+        # As long as the models live: a state does not keep its model.
+        self._states: WeakKeyDictionary[Model, tuple[Any, KVCache]] = WeakKeyDictionary()
         self._is_closed = False
 
     def __enter__(self) -> Self:

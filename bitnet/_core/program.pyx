@@ -1,7 +1,7 @@
 """A model's forward pass as a flat list of operations, and the running of it.
 
-A model file writes the pass once, with a `bitnet._core.builder.Builder`. Of that a `Program` is made: operations with names and shapes,
-bound to weights, their scratch memory planned. An `Execution` owns that memory for runs of up to so many tokens.
+A model file writes the pass once, with a `bitnet._core.builder.Builder`. Of that a `Program` is made: operations with
+names and shapes, bound to weights, their scratch memory planned. An `Execution` owns that memory for runs of up to so many tokens.
 
 A run takes tokens of any mix of sequences. It holds no GIL, allocates nothing, and looks at a cancel flag between
 operations. Each number is computed by one member of the team in one fixed order: from the token's own row, and, in
@@ -14,10 +14,9 @@ import time
 
 import numpy as np
 
-from libc.math cimport INFINITY, isfinite, sqrt
-from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, uint8_t, uintptr_t
+from libc.string cimport memset
 
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, Job, load_weight, multiply, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
@@ -30,7 +29,6 @@ from bitnet._core.ops cimport (
     bitnet_ops,
     vector_ops,
 )
-from bitnet._core.packing cimport PackedWeight
 from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -209,6 +207,7 @@ cdef class Program:
         The longest sequence, in tokens.
     """
 
+    cdef Block _memory
     cdef Operation *_operations
     cdef Py_ssize_t _count
     cdef Shape _shape
@@ -217,17 +216,14 @@ cdef class Program:
     cdef object _kept
     cdef object _cosine, _sine
 
-    def __cinit__(self):
-        self._operations = NULL
-
     def __init__(self, builder, kv_dtype="float16"):
         cdef Operation *op
         cdef const float[::1] floats
-        cdef const float[:, ::1] table
         config = builder.config
         self.scratch_token_bytes = builder.plan()
         self._count = len(builder.operations)
-        self._operations = <Operation *>malloc(self._count * sizeof(Operation))
+        self._memory = allocate(self._count * sizeof(Operation), "a program")
+        self._operations = <Operation *>self._memory.data
         memset(self._operations, 0, self._count * sizeof(Operation))
         self.names = tuple([operation["name"] for operation in builder.operations])
         self.kinds = tuple([operation["kind"] for operation in builder.operations])
@@ -268,9 +264,6 @@ cdef class Program:
                 if operation.get("scales") is not None:
                     floats = operation["scales"]
                     op.scales = &floats[0]
-
-    def __dealloc__(self):
-        free(self._operations)
 
     @property
     def page_bytes(self):
