@@ -26,7 +26,7 @@ Prompt = str | ListOf[int] | npt.NDArray[Any]
 Logits = npt.NDArray[np.float32]
 Progress = Callable[[int, int, str], object]  # bytes read, of how many, and the tensor
 
-RUN_TOKENS = 512  # tokens of a run at most: enough to keep the multipliers busy, and little scratch memory
+RUN_TOKENS = 256  # tokens of a run at most: enough to keep the multipliers busy, and little scratch memory
 
 
 @dataclass(frozen=True)

@@ -389,6 +389,12 @@ class InferenceError(BitNetError, RuntimeError):
                    operation=operation)
 
     @classmethod
+    def cannot_read(cls, operation: str) -> Self:
+        """A table that stays in its file, and cannot be read there."""
+        return cls(f"cannot read the rows of '{operation}' from the checkpoint's file; was it changed or cut short?",
+                   operation=operation)
+
+    @classmethod
     def too_many_tokens(cls, got: int, limit: int) -> Self:
         """More tokens in one run than its memory was made for."""
         return cls(f"a run of {got} tokens was asked for; this execution has memory for {limit}", got=got, limit=limit)

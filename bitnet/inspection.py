@@ -144,9 +144,9 @@ class _Survey:
         gain = f"{name}.rms_norm.weight"
         return (self.floats(gain), 1e-6) if gain in self.checkpoint else None
 
-    def packed(self, names):
-        rows, cols = zip(*[self._layer(name) for name in names], strict=True)
-        return SimpleNamespace(rows=sum(rows), cols=cols[0])
+    def packed(self, name):
+        rows, cols = self._layer(name)
+        return SimpleNamespace(rows=rows, cols=cols)
 
     def _layer(self, name):
         """The shape of a layer; where it is missing, by its name."""
@@ -164,7 +164,7 @@ class _Survey:
 
     def embedding(self, name):
         self._table = f"{name}.weight"
-        return self._matrix(self._table), "float32", None
+        return self._matrix(self._table), "float32"
 
     def head(self, name):
         own = f"{name}.weight"

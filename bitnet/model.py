@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bitnet._core import packing, quant
-from bitnet._core.builder import Builder
+from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
 from bitnet.chat import ChatTemplate
@@ -46,7 +46,6 @@ class Model:
         self.generation_config = checkpoint.generation_config
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
-        self._checkpoint = checkpoint  # the embedding is read where the file is mapped
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -135,12 +134,14 @@ class _Weights:
     def __init__(self, checkpoint, config, engine_config, progress):
         self.checkpoint, self.config, self.engine_config = checkpoint, config, engine_config
         self.weight_bytes = 0
+        self._packing = packing_of(config, engine_config)
         self._progress = progress or (lambda done, total, name: None)
         self._done, self._total = 0, sum(checkpoint.info(name).nbytes for name in checkpoint.names())
         self._table = None
 
     def _tell(self, name):
         self._done += self.checkpoint.info(name).nbytes if name in self.checkpoint else 0
+        self.checkpoint.let_go()  # of the tensor before: it is packed, and need not count twice
         self._progress(self._done, self._total, name)
 
     def floats(self, name):
@@ -154,35 +155,26 @@ class _Weights:
             return None
         return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
 
-    def packed(self, names):
-        parts = [self._codes(name) for name in names]
-        codes = parts[0][0] if len(parts) == 1 else np.concatenate([codes for codes, _ in parts])
-        scales = [np.full(len(codes), scale, np.float32) for codes, scale in parts]
-        scale = parts[0][1] if len(parts) == 1 else np.concatenate(scales)
-        name = packing_of(self.config, self.engine_config)
-        weight = packing.pack_codes(codes, scale, name, None, self.engine_config.num_threads)
+    def packed(self, name):
+        self._tell(f"{name}.weight")
+        stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
+        if stored.kind == "packed":
+            weight = packing.pack_hugging_face_bytes(stored.data, stored.scale, self._packing, threads)
+        else:
+            masters = stored.floats()
+            s = quant.reciprocal_scales(masters, num_threads=threads)
+            weight = packing.pack_numbers(masters, s, self._packing, None, threads)
         self.weight_bytes += weight.nbytes
         return weight
 
-    def _codes(self, name):
-        self._tell(f"{name}.weight")
-        stored = self.checkpoint.ternary(name)
-        if stored.kind == "packed":
-            return packing.pack_hugging_face_bytes(stored.data, stored.scale, "i2").unpack(), np.float32(stored.scale)
-        masters = stored.floats()
-        s = quant.reciprocal_scales(masters)
-        return quant.ternarize(masters, s), quant.scales_of(s)
-
     def embedding(self, name):
-        table = self.checkpoint.raw(f"{name}.weight")
-        table = table.view(np.uint16) if table.dtype == np.float16 else table
-        dtype = self.checkpoint.info(f"{name}.weight").dtype
         self._table = f"{name}.weight"
-        if not table.flags.aligned:  # a file may put it anywhere
-            table = table.copy()
-        if dtype not in ("BF16", "F16", "F32"):
-            table, dtype = self.checkpoint.floats(f"{name}.weight"), "F32"
-        return table, {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[dtype], None
+        info = self.checkpoint.info(self._table)
+        dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(info.dtype)
+        if dtype is None:
+            return self.checkpoint.floats(self._table), "float32"
+        file, offset = self.checkpoint.place(self._table)
+        return TableInFile(file, offset, info.shape, dtype), dtype
 
     def head(self, name):
         source = self._table if self.config.tie_word_embeddings else f"{name}.weight"
@@ -196,6 +188,7 @@ class _Weights:
         scales = np.empty(shape[0], np.float32) if wanted == "int8" else None
         for start in range(0, shape[0], 4096):
             rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))
+            self.checkpoint.let_go()
             if wanted == "int8":
                 stored[start : start + 4096], scales[start : start + 4096] = quant.quantize_activations(rows)
             elif wanted in ("float16", "float32"):

@@ -65,6 +65,11 @@ def run_with_nan():
     tiny.Runner(tiny.program(change={"model.layers.1.mlp.ffn_sub_norm.weight": nan})).alone([1, 2])
 
 
+def run_without_file():
+    with tempfile.TemporaryFile() as empty:
+        tiny.Runner(tiny.program(embedding_file=empty)).alone([1, 2])
+
+
 @functools.cache
 def loaded():
     return load_model(CHECKPOINT, EngineConfig(num_threads=1))
@@ -111,6 +116,8 @@ ROWS = [
      "the run was cancelled before the operation '...'"),
     ("_core/program.pyx", "InferenceError.not_finite", run_with_nan,
      "the input of 'model.layers.1.mlp.down_proj' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/program.pyx", "InferenceError.cannot_read", run_without_file,
+     "cannot read the rows of 'model.embed_tokens' from the checkpoint's file; was it changed or cut short?"),
     ("_core/program.pyx", "InferenceError.too_many_tokens", lambda: runner().alone(np.ones(65, np.int32)),
      "a run of 65 tokens was asked for; this execution has memory for 64"),
     ("_core/program.pyx", "InferenceError.token", lambda: run(ids=[1, 2, 97]),

@@ -39,7 +39,8 @@ ARROWS = {
     "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.quant _core.packing _core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.builder": "errors _core.packing",
-    "_core.program": "errors _core.builder _core.ops _core.matmul _core.threads _core.memory "
+    "_core.operations": "_core.ops _core.matmul _core.threads",
+    "_core.program": "errors _core.builder _core.operations _core.ops _core.matmul _core.threads _core.memory "
                      "_core.arrays",
     # above it
     "_errors": "errors",

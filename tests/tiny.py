@@ -6,7 +6,7 @@ import numpy as np
 import reference
 
 from bitnet._core import packing, quant
-from bitnet._core.builder import Builder
+from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.program import Execution, Program
 from bitnet.config import ModelConfig
 from bitnet.kv_cache import KVCache, Sequence
@@ -25,8 +25,9 @@ def config(**fields):
 class Weights:
     """What a `Builder` asks for; `change` maps names to functions of the array that the name would have."""
 
-    def __init__(self, cfg, kind="i2", head_dtype="float32", own_norms=(), change=()):
+    def __init__(self, cfg, kind="i2", head_dtype="float32", own_norms=(), change=(), embedding_file=None):
         self.cfg, self.kind, self.head_dtype, self.own_norms = cfg, kind, head_dtype, own_norms
+        self.embedding_file = embedding_file
         self.change = dict(change)
 
     def _rng(self, name):
@@ -61,17 +62,18 @@ class Weights:
         codes = rng.integers(-1, 2, self.shape(name)).astype(np.int8)
         return self._changed(name, codes), np.float32(rng.uniform(0.1, 0.3))
 
-    def packed(self, names):
-        parts = [self.codes(name) for name in names]
-        scales = np.concatenate([np.full(len(codes), scale, np.float32) for codes, scale in parts])
-        return packing.pack_codes(np.concatenate([codes for codes, _ in parts]), scales, self.kind)
+    def packed(self, name):
+        return packing.pack_codes(*self.codes(name), self.kind)
 
     def table(self, name):
         table = self._rng(name).normal(0, 1, (self.cfg.vocab_size, self.cfg.hidden_size))
         return self._changed(name, table.astype(np.float32))
 
     def embedding(self, name):
-        return self.table(name), "float32", None
+        if self.embedding_file is not None:
+            shape = (self.cfg.vocab_size, self.cfg.hidden_size)
+            return TableInFile(self.embedding_file, 3, shape, "float32"), "float32"
+        return self.table(name), "float32"
 
     def head(self, name):
         table, dtype = self.table(name), self.head_dtype

@@ -4,6 +4,8 @@ A model file calls a `Builder`'s methods in the order of the mathematics; `bitne
 of it.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from bitnet._core.packing import fuse
@@ -11,6 +13,30 @@ from bitnet.errors import ModelLoadError
 
 KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head")
 """The kinds of operations."""
+
+
+@dataclass(frozen=True, eq=False)
+class TableInFile:
+    """A table that stays in its file: the rows that a run needs are read when it needs them.
+
+    A mapping of the file would do, but brings up to 2 MiB into this process's size for each row, and a file that
+    someone cuts short would end the process.
+
+    Parameters
+    ----------
+    file : object
+        Has ``fileno()``; open for as long as the object lives.
+    offset : int
+        Of the table's first byte.
+    shape : tuple of int
+        (rows, width).
+    dtype : {"float32", "float16", "bfloat16"}
+    """
+
+    file: object
+    offset: int
+    shape: tuple
+    dtype: str
 
 
 class Value:
@@ -35,9 +61,10 @@ class Builder:
     Parameters
     ----------
     weights : object
-        Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed((name,))`` (a `PackedWeight`),
+        Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed(name)`` (a `PackedWeight`),
         ``own_norm(name)`` (the gain and eps of an RMSNorm that a linear layer has of its own, or None),
-        ``embedding(name)`` and ``head(name)`` (a table, its dtype's name, and scales or None).
+        ``embedding(name)`` (a table, which may be a `TableInFile`, and its dtype's name) and ``head(name)`` (a table,
+        its dtype's name, and scales or None).
     config : ModelConfig
     """
 
@@ -60,7 +87,7 @@ class Builder:
 
     def embed(self, name):
         """Look the tokens up in a table."""
-        table, dtype, _ = self.weights.embedding(name)
+        table, dtype = self.weights.embedding(name)
         self._fits(name, table.shape, (self.config.vocab_size, self.config.hidden_size))
         return self._append("embed", name, [], Value(name, table.shape[1]), table=table, dtype=dtype)
 
@@ -79,7 +106,7 @@ class Builder:
         norms = [self.weights.own_norm(name) for name in names]
         packed = []
         for name, count in zip(names, rows, strict=True):
-            weight = self.weights.packed((name,))
+            weight = self.weights.packed(name)
             self._fits(name, (weight.rows, weight.cols), (count, x.width))
             packed.append(weight)
         result = Value("+".join(names), sum(rows))

@@ -14,37 +14,27 @@ import time
 
 import numpy as np
 
-from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
-from bitnet._core.matmul cimport MAX_PANEL_UNITS, Job, load_weight, multiply, scratch_bytes
+from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
+from bitnet._core.operations cimport EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
 from bitnet._core.ops cimport (
     OPS_BFLOAT16,
     OPS_BLOCK,
     OPS_FLOAT16,
     OPS_FLOAT32,
     OPS_INT8,
-    bitnet_ops,
     vector_ops,
 )
-from bitnet._core.threads cimport raise_flag, run, thread_count
+from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
 from bitnet._core.builder import KINDS as _KINDS
+from bitnet._core.builder import TableInFile
 from bitnet._core.ops import GATES as _GATES
 from bitnet.errors import InferenceError, ShapeError
-
-cdef enum Kind:  # in the order of KINDS
-    EMBED
-    NORM
-    LINEAR
-    ROPE
-    ATTEND
-    GATE
-    ADD
-    HEAD
 
 PAGE_TOKENS = OPS_BLOCK
 """Positions of a sequence whose keys and values share a page."""
@@ -53,140 +43,6 @@ DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT
 """How numbers can be stored, by name."""
 
 _NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
-
-
-cdef struct Operation:
-    Kind kind
-    # Offsets into the scratch memory, in bytes a token; and widths, in floats.
-    Py_ssize_t source, result, source_width, result_width
-    Job job                        # LINEAR
-    Py_ssize_t column              # LINEAR: where in the result's row
-    const float *gain              # NORM
-    float eps
-    int function                   # GATE
-    int dtype                      # EMBED, HEAD: of the table
-    const uint8_t *table           # EMBED, HEAD: (rows, width)
-    Py_ssize_t rows, row_bytes
-    const float *scales            # HEAD: of each row, or NULL
-    Py_ssize_t layer               # ROPE, ATTEND
-    float factor                   # ATTEND: of the scores
-
-
-cdef struct Shape:
-    Py_ssize_t heads, kv_heads, head_dim, layers, context
-    int kv_dtype
-    Py_ssize_t kv_bytes            # of one number
-    Py_ssize_t page_bytes          # of one page: keys and values of all layers
-
-
-cdef struct Run:
-    const Shape *shape
-    const bitnet_ops *ops
-    const Operation *now
-    uint8_t *scratch
-    Py_ssize_t tokens
-    const int32_t *ids
-    const int32_t *positions
-    const int32_t *sequences
-    const uintptr_t *const *pages  # of each sequence
-    const float *cosine            # (context, head_dim / 2)
-    const float *sine
-    const int32_t *outputs         # tokens whose logits are wanted
-    Py_ssize_t n_outputs
-    float *logits                  # (n_outputs, vocabulary)
-    Py_ssize_t rows_per_unit
-    Py_ssize_t capacity
-
-
-# ---- the operations: each a task over units of tokens, of tokens and heads, or of rows ----
-
-cdef inline float *_source(const Run *r, Py_ssize_t t) noexcept nogil:
-    return <float *>(r.scratch + r.now.source * r.capacity) + t * r.now.source_width
-
-
-cdef inline float *_result(const Run *r, Py_ssize_t t) noexcept nogil:
-    return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
-
-
-cdef void _embed(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    cdef const Run *r = <const Run *>data
-    r.ops.load(r.now.dtype, r.now.table + r.ids[unit] * r.now.row_bytes, r.now.result_width, _result(r, unit))
-
-
-cdef void _norm(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    cdef const Run *r = <const Run *>data
-    r.ops.rms_norm(_source(r, unit), r.now.gain, r.now.eps, r.now.result_width, _result(r, unit))
-
-
-cdef void _gate(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    cdef const Run *r = <const Run *>data
-    cdef const float *x = _source(r, unit)
-    r.ops.gate(r.now.function, x, x + r.now.result_width, r.now.result_width, _result(r, unit))
-
-
-cdef void _add(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    cdef const Run *r = <const Run *>data
-    r.ops.add(_source(r, unit), r.now.result_width, _result(r, unit))
-
-
-cdef inline uint8_t *_page(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_ssize_t head, bint is_value) noexcept nogil:
-    """Where the keys or values of one head begin, in the page of a position of a token's sequence."""
-    cdef uintptr_t page = r.pages[r.sequences[t]][position // OPS_BLOCK]
-    cdef Py_ssize_t block = OPS_BLOCK * r.shape.head_dim * r.shape.kv_bytes
-    return <uint8_t *>page + ((2 * r.now.layer + is_value) * r.shape.kv_heads + head) * block
-
-
-cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Rotate a token's queries and keys where they are, and put its keys and values into the cache."""
-    cdef const Run *r = <const Run *>data
-    cdef const Shape *s = r.shape
-    cdef float *x = _source(r, unit)
-    cdef Py_ssize_t position = r.positions[unit], half = s.head_dim // 2, head, at
-    cdef const float *cosine = r.cosine + position * half
-    cdef const float *sine = r.sine + position * half
-    for head in range(s.heads + s.kv_heads):
-        r.ops.rope(x + head * s.head_dim, cosine, sine, half)
-    x += s.heads * s.head_dim
-    at = position % OPS_BLOCK * s.head_dim * s.kv_bytes
-    for head in range(s.kv_heads):
-        r.ops.store(s.kv_dtype, x + head * s.head_dim, s.head_dim, _page(r, unit, position, head, False) + at)
-        r.ops.store(s.kv_dtype, x + (s.kv_heads + head) * s.head_dim, s.head_dim,
-                    _page(r, unit, position, head, True) + at)
-
-
-cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """One head of one token over all positions up to its own, block by block."""
-    cdef const Run *r = <const Run *>data
-    cdef const Shape *s = r.shape
-    cdef Py_ssize_t t = unit // s.heads, head = unit % s.heads, kv_head = head // (s.heads // s.kv_heads)
-    cdef Py_ssize_t start = 0, last = r.positions[t], i
-    cdef float *y = _result(r, t) + head * s.head_dim
-    cdef float state[2]
-    cdef float factor
-    state[0], state[1] = -INFINITY, 0
-    memset(y, 0, s.head_dim * sizeof(float))
-    while start <= last:
-        r.ops.attend(s.kv_dtype, _source(r, t) + head * s.head_dim, _page(r, t, start, kv_head, False),
-                     _page(r, t, start, kv_head, True), min(<Py_ssize_t>OPS_BLOCK, last + 1 - start), s.head_dim,
-                     r.now.factor, state, y)
-        start += OPS_BLOCK
-    factor = 1 / state[1]
-    for i in range(s.head_dim):
-        y[i] *= factor
-
-
-cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Some rows of the head, each read once for all tokens that are wanted."""
-    cdef const Run *r = <const Run *>data
-    cdef Py_ssize_t row, out, first = unit * r.rows_per_unit
-    cdef float logit
-    for row in range(first, min(first + r.rows_per_unit, r.now.rows)):
-        for out in range(r.n_outputs):
-            logit = r.ops.dot(r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]),
-                              r.now.source_width)
-            if r.now.scales != NULL:
-                logit *= r.now.scales[row]
-            r.logits[out * r.now.rows + row] = logit
 
 
 cdef class Program:
@@ -256,6 +112,11 @@ cdef class Program:
                 op.gain = &floats[0]
             elif op.kind == LINEAR:
                 load_weight(&op.job, operation["weight"])
+            elif op.kind == EMBED and isinstance(operation["table"], TableInFile):
+                stored = operation["table"]
+                op.dtype, op.file, op.offset = DTYPES[stored.dtype], stored.file.fileno(), stored.offset
+                op.item_bytes = _NUMPY[stored.dtype]().itemsize
+                op.rows, op.row_bytes = stored.shape[0], stored.shape[1] * op.item_bytes
             elif op.kind in (EMBED, HEAD):
                 stored = checked_matrix(operation["table"], operation["name"], _NUMPY[operation["dtype"]])
                 op.dtype = DTYPES[operation["dtype"]]
@@ -362,6 +223,7 @@ cdef class Execution:
         r.pages = <const uintptr_t *const *>&page_view[0]
         r.cosine, r.sine = &cosine[0, 0], &sine[0, 0]
         r.n_outputs = len(outputs)
+        r.starts = <Py_ssize_t *>self._starts.data
         r.outputs = &outputs_view[0] if r.n_outputs else NULL
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
         self._is_cancelled = 0
@@ -377,6 +239,8 @@ cdef class Execution:
             first = last
         if failed >= 0 and self._is_cancelled:
             raise InferenceError.cancelled(program.names[failed])
+        if failed >= 0 and program._operations[failed].kind == EMBED:
+            raise InferenceError.cannot_read(program.names[failed])
         if failed >= 0:
             raise InferenceError.not_finite(program.names[failed])
         if not np.isfinite(logits.sum(dtype=np.float64)):
@@ -389,7 +253,6 @@ cdef class Execution:
         cdef Py_ssize_t i
         cdef Operation op
         cdef uint8_t *job_scratch = self._job_scratch.data
-        cdef Py_ssize_t *starts = <Py_ssize_t *>self._starts.data
         cdef int *is_cancelled = &self._is_cancelled
         with nogil:
             for i in range(first, last):
@@ -397,27 +260,8 @@ cdef class Execution:
                     return i
                 op = program._operations[i]
                 r.now = &op
-                if op.kind == LINEAR:
-                    op.job.x, op.job.x_int, op.job.y_int = _source(r, 0), NULL, NULL
-                    op.job.y, op.job.y_stride = _result(r, 0) + op.column, op.result_width
-                    op.job.tokens, op.job.starts = r.tokens, starts
-                    if multiply(&op.job, job_scratch, threads):
-                        return i
-                elif op.kind == EMBED:
-                    run(_embed, r, r.tokens, threads)
-                elif op.kind == NORM:
-                    run(_norm, r, r.tokens, threads)
-                elif op.kind == ROPE:
-                    run(_rope, r, r.tokens, threads)
-                elif op.kind == ATTEND:
-                    run(_attend, r, r.tokens * r.shape.heads, threads)
-                elif op.kind == GATE:
-                    run(_gate, r, r.tokens, threads)
-                elif op.kind == ADD:
-                    run(_add, r, r.tokens, threads)
-                elif r.n_outputs:
-                    r.rows_per_unit = max(<Py_ssize_t>16, op.rows // (16 * threads))
-                    run(_head, r, (op.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
+                if operate(r, job_scratch, threads):
+                    return i
         return -1
 
     def _look(self, index, seconds, tokens):

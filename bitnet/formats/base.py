@@ -8,6 +8,7 @@ import abc
 import contextlib
 import difflib
 import json
+import mmap
 import os
 import reprlib
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import numpy as np
 
 from bitnet.errors import FormatError, ModelLoadError
 
-__all__ = ["Checkpoint", "StoredTernary", "TensorInfo", "need", "parsed_json", "quoted", "read_bytes"]
+__all__ = ["Checkpoint", "OpenFile", "StoredTernary", "TensorInfo", "need", "parsed_json", "quoted", "read_bytes",
+           "released"]  # fmt: skip
 
 FLOATS = ("BF16", "F16", "F32", "F64")  # dtypes that `Checkpoint.floats` converts
 JSON_LIMIT = 100_000_000  # bytes; the largest tokenizers have 40 MB
@@ -79,6 +81,27 @@ class StoredTernary:
     floats: Callable | None = None
 
 
+class OpenFile:
+    """A file that stays open for as long as somebody holds it.
+
+    Parameters
+    ----------
+    path : str
+        The file; opened for reading.
+    """
+
+    def __init__(self, path):
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+
+    def fileno(self):
+        """The operating system's number of the open file."""
+        return self._file.fileno()
+
+    def __del__(self):
+        if hasattr(self, "_file"):  # it could be opened
+            self._file.close()
+
+
 class Checkpoint(abc.ABC):
     """Named tensors in mapped files, and what the files say about the model.
 
@@ -114,7 +137,9 @@ class Checkpoint(abc.ABC):
         self.path = path
         self.config, self.generation_config, self.tokenizer_config = {}, {}, {}
         self.tokenizer_path = self.chat_template = None
-        self._files = {}  # tensor name -> an open file, which has `tensors` (name -> TensorInfo) and `raw(name)`
+        # tensor name -> an open file, which has `tensors` (name -> TensorInfo), `raw(name)`, `place(name)` and
+        # `let_go()`
+        self._files = {}
         self._resources = contextlib.ExitStack()
 
     @classmethod
@@ -137,6 +162,11 @@ class Checkpoint(abc.ABC):
     def close(self):
         """Let go of the files; what has been read stays."""
         self._resources.close()
+
+    def let_go(self):
+        """Give back the memory of what has been read of the files; views stay valid, and read the files again."""
+        for file in dict.fromkeys(self._files.values()):
+            file.let_go()
 
     def names(self):
         """List the names of the tensors, in the order of the files."""
@@ -180,6 +210,23 @@ class Checkpoint(abc.ABC):
         """
         self.info(name)
         return self._files[name].raw(name)
+
+    def place(self, name):
+        """Say where a tensor lies, for who wants to read parts of it without the mapping.
+
+        Parameters
+        ----------
+        name : str
+            The name of a tensor.
+
+        Returns
+        -------
+        file : OpenFile
+        offset : int
+            Of the tensor's first byte in the file.
+        """
+        self.info(name)
+        return self._files[name].place(name)
 
     def floats(self, name, rows=None):
         """Read a tensor of floats as float32.
@@ -283,6 +330,23 @@ def need(fits, file, what, got, needed):
 def quoted(name):
     """Write a name that a file gives: in quotes, its control characters escaped, its middle left out if it is long."""
     return _NAME.repr(name)
+
+
+def released(mapping):
+    """Give back the memory of a file's mapping: its pages stay in the system's cache, and out of this process's size.
+
+    Huge pages are declined: a row of an embedding would bring 2 MiB of its neighbours along.
+
+    Parameters
+    ----------
+    mapping : mmap.mmap
+        Read-only.
+    """
+    for name in ("MADV_NOHUGEPAGE", "MADV_DONTNEED"):
+        advice = getattr(mmap, name, None)
+        if advice is not None and hasattr(mapping, "madvise"):
+            with contextlib.suppress(OSError):  # advice that the system may not know
+                mapping.madvise(advice)
 
 
 def read_bytes(path, limit=JSON_LIMIT):

@@ -1,7 +1,7 @@
 """Checkpoints of random numbers, in the shapes of real models: to measure a model that is not there.
 
-Nothing is stored but the embedding, in a temporary file that is mapped as a checkpoint's is: a run then touches the
-rows of its tokens only. Everything else is drawn when it is asked for, the same each time.
+Nothing is stored but the embedding, in a temporary file, as a checkpoint has it: a run then reads the rows of its
+tokens only. Everything else is drawn when it is asked for, the same each time.
 """
 
 import mmap
@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 
 from bitnet.errors import ConfigurationError
-from bitnet.formats.base import Checkpoint, StoredTernary, TensorInfo
+from bitnet.formats.base import Checkpoint, OpenFile, StoredTernary, TensorInfo, released
 
 __all__ = ["SHAPES", "RandomCheckpoint"]
 
@@ -71,12 +71,6 @@ class RandomCheckpoint(Checkpoint):
         """Never: no path leads here."""
         return False
 
-    def floats(self, name, rows=None):
-        """As of `Checkpoint`. Pages of the temporary file are let go of, which would count as memory in use."""
-        found = super().floats(name, rows)
-        self._files[name].let_go()
-        return found
-
     def is_quantized(self, name):
         """Whether a layer is ternary."""
         return self.info(f"{name}.weight").dtype == "U8"
@@ -124,15 +118,20 @@ class _RandomFile:
         if info.dtype == "F32":
             return np.ones(info.shape, np.float32)
         if info.dtype == "BF16":
-            if name not in self._tables:
-                self._tables[name] = _mapped_table(name, info.shape)
-            return np.frombuffer(self._tables[name], np.uint16).reshape(info.shape)
+            return np.frombuffer(self._table(name)[1], np.uint16).reshape(info.shape)
         return _codes(_draw(_generator(name), info.nbytes)).reshape(info.shape)
 
+    def _table(self, name):
+        if name not in self._tables:
+            self._tables[name] = _stored_table(name, self.tensors[name].shape)
+        return self._tables[name]
+
+    def place(self, name):
+        return self._table(name)[0], 0
+
     def let_go(self):
-        for mapping in self._tables.values():
-            if hasattr(mapping, "madvise"):
-                mapping.madvise(mmap.MADV_DONTNEED)
+        for _, mapping in self._tables.values():
+            released(mapping)
 
     def close(self):
         self._tables = {}
@@ -154,14 +153,15 @@ def _codes(random):
     return low | high
 
 
-def _mapped_table(name, shape):
-    """A table of bfloat16 in a file that has no name any more."""
+def _stored_table(name, shape):
+    """A table of bfloat16 in a file that has no name any more: the open file, and its mapping."""
     generator = _generator(name)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as named:
+        file = OpenFile(named.name)
         for start in range(0, shape[0], CHUNK_ROWS):
             count = min(CHUNK_ROWS, shape[0] - start) * shape[1]
             bits = _draw(generator, 2 * count).view(np.uint16)
             # The sign, the mantissa and the lowest bit of the exponent are random; the exponent is -1 or 0.
-            file.write((bits & 0x80FF | 0x3F00).tobytes())
-        file.flush()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            named.write((bits & 0x80FF | 0x3F00).tobytes())
+        named.flush()
+    return file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -20,7 +20,7 @@ import os
 import numpy as np
 
 from bitnet.errors import ModelLoadError
-from bitnet.formats.base import TensorInfo, need, parsed_json, quoted
+from bitnet.formats.base import OpenFile, TensorInfo, need, parsed_json, quoted, released
 
 __all__ = ["DTYPES", "HEADER_LIMIT", "SafetensorsFile"]
 
@@ -66,13 +66,22 @@ class SafetensorsFile:
         self.path = path
         self.tensors, self.metadata = {}, {}
         self._map, self._first_bytes = None, {}
-        mapping = _mapped(path)
+        self._file, mapping = _mapped(path)
         self._read_header(mapping)
         self._map = mapping
 
     def close(self):
         """Let go of the file. Views stay valid: the mapping goes with the last of them."""
         self._map = None
+
+    def place(self, name):
+        """The open file, and where in it a tensor begins."""
+        return self._file, self._first_bytes[name]
+
+    def let_go(self):
+        """Give back the memory of what has been read; views stay valid, and read the file again."""
+        if self._map is not None:
+            released(self._map)
 
     def raw(self, name):
         """View a tensor in the file.
@@ -146,12 +155,12 @@ class SafetensorsFile:
 
 
 def _mapped(path):
-    """Map a file into memory, read-only. The mapping stays when the file is closed."""
+    """Open a file and map it into memory, read-only."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            need(size >= 8, path, "the size of the file", size, f"at least 8 bytes{DAMAGED}")  # mmap refuses 0 itself
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file = OpenFile(path)
+        size = os.fstat(file.fileno()).st_size
+        need(size >= 8, path, "the size of the file", size, f"at least 8 bytes{DAMAGED}")  # mmap refuses 0 itself
+        return file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ModelLoadError.unreadable(path, error.strerror) from error
 

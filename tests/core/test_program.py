@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet._core import memory
-from bitnet._core.builder import Builder
+from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.packing import pack_codes
-from bitnet._core.program import PAGE_TOKENS, Execution
+from bitnet._core.program import PAGE_TOKENS, Execution, Program
 from bitnet.errors import InferenceError, ModelLoadError, ShapeError
 
 IDS = np.random.default_rng(7).integers(0, 97, 150).astype(np.int32)
@@ -136,12 +136,12 @@ class AnyWeights:
     def own_norm(self, name):
         return (self.floats(name.partition("@")[0]), 1e-6) if name.endswith("!") else None
 
-    def packed(self, names):
-        kind, _, rows = names[0].rstrip("!").partition("@")
+    def packed(self, name):
+        kind, _, rows = name.rstrip("!").partition("@")
         return pack_codes(np.zeros((int(rows), int(kind.rpartition(".")[2])), np.int8), 1.0, "i2")
 
     def embedding(self, name):
-        return np.ones((97, 40), np.float32), "float32", None
+        return np.ones((97, 40), np.float32), "float32"
 
 
 STEP = st.tuples(
@@ -447,3 +447,19 @@ def test_a_run_allocates_no_blocks(runner):
     for num_threads in (1, 2):
         runner.alone(IDS, [1, 100, 49], num_threads)
     assert memory.statistics()["total_blocks"] == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("width", [40, 5002])  # of less than what is read at once, and of more
+def test_a_table_in_a_file_gives_the_same_rows(dtype, width, tmp_path):
+    cfg = tiny.config(hidden_size=width, num_hidden_layers=1, intermediate_size=8)
+    numbers = tiny.Weights(cfg).table("model.embed_tokens")
+    stored = numbers if dtype == "float32" else numbers.astype(np.float16).view(np.uint16)
+    (tmp_path / "table").write_bytes(b"odd" + stored.tobytes())
+    found = []
+    with open(tmp_path / "table", "rb", buffering=0) as file:
+        for table in (stored, TableInFile(file, 3, stored.shape, dtype)):
+            weights = tiny.Weights(cfg)
+            weights.embedding = lambda name, table=table: (table, dtype)
+            found.append(tiny.Runner(Program(tiny.builder(weights))).alone([5, 96, 5, 0]))
+    np.testing.assert_array_equal(*found)

@@ -1,0 +1,68 @@
+from libc.stdint cimport int32_t, uint8_t, uintptr_t
+
+from bitnet._core.matmul cimport Job
+from bitnet._core.ops cimport bitnet_ops
+
+# In the order of `bitnet._core.builder.KINDS`.
+cdef enum Kind:
+    EMBED
+    NORM
+    LINEAR
+    ROPE
+    ATTEND
+    GATE
+    ADD
+    HEAD
+
+cdef struct Operation:
+    Kind kind
+    # Offsets into the scratch memory, in bytes a token; and widths, in floats.
+    Py_ssize_t source, result, source_width, result_width
+    Job job                        # LINEAR
+    Py_ssize_t column              # LINEAR: where in the result's row
+    const float *gain              # NORM
+    float eps
+    int function                   # GATE
+    int dtype                      # EMBED, HEAD: of the table
+    const uint8_t *table           # EMBED, HEAD: (rows, width); or NULL: in a file
+    int file                       # EMBED: its descriptor, the table's first byte there, and bytes of a number
+    Py_ssize_t offset, item_bytes
+    Py_ssize_t rows, row_bytes
+    const float *scales            # HEAD: of each row, or NULL
+    Py_ssize_t layer               # ROPE, ATTEND
+    float factor                   # ATTEND: of the scores
+
+
+cdef struct Shape:
+    Py_ssize_t heads, kv_heads, head_dim, layers, context
+    int kv_dtype
+    Py_ssize_t kv_bytes            # of one number
+    Py_ssize_t page_bytes          # of one page: keys and values of all layers
+
+
+cdef struct Run:
+    const Shape *shape
+    const bitnet_ops *ops
+    Operation *now                 # of the run's own: a product keeps its present inputs there
+    Py_ssize_t *starts             # of the units of a product
+    uint8_t *scratch
+    Py_ssize_t tokens
+    const int32_t *ids
+    const int32_t *positions
+    const int32_t *sequences
+    const uintptr_t *const *pages  # of each sequence
+    const float *cosine            # (context, head_dim / 2)
+    const float *sine
+    const int32_t *outputs         # tokens whose logits are wanted
+    Py_ssize_t n_outputs
+    float *logits                  # (n_outputs, vocabulary)
+    Py_ssize_t rows_per_unit
+    Py_ssize_t capacity
+    int failed
+
+# Do an operation: the one that `now` is, for all tokens of the run. Returns 0, or 1 if it failed.
+cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil
+
+# Where a token's row of what an operation makes begins.
+cdef inline float *result_of(const Run *r, Py_ssize_t t) noexcept nogil:
+    return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
