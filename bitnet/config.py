@@ -333,6 +333,33 @@ class GenerationConfig(Config):
             if (value := getattr(self, name)) not in (neutral, getattr(type(self), name)):
                 raise self._conflict(f"{name} is {value!r}, which is of use only with do_sample=True")
 
+    @classmethod
+    def from_hugging_face(cls, d: Mapping[str, Any]) -> Self:
+        """Read the dictionary of a ``generation_config.json``: a model's own defaults.
+
+        Of such a file only what chooses tokens is read, and `max_new_tokens`. ``eos_token_id`` is the model's to know,
+        and what only drawing reads counts for nothing where the file does not draw, as in Transformers.
+
+        Parameters
+        ----------
+        d : mapping
+            The file's content. A null says what a missing key says.
+
+        Returns
+        -------
+        GenerationConfig
+
+        Raises
+        ------
+        ConfigurationError
+            If a value cannot be used.
+        """
+        names = ("max_new_tokens", "min_new_tokens", "do_sample", *cls.NEUTRAL, "repetition_penalty")
+        fields = {name: d[name] for name in names if d.get(name) is not None}
+        if not fields.get("do_sample", False):
+            fields = {name: value for name, value in fields.items() if name not in cls.NEUTRAL}
+        return cls(**fields)
+
     def replace(self, **changes: Any) -> Self:
         """Make a changed copy. Turning `do_sample` off resets what only drawing reads, unless `changes` names it."""
         if self.do_sample and not changes.get("do_sample", True):

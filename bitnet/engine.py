@@ -55,7 +55,8 @@ class Completion:
     tokens : list of int
         The answer's tokens, without the one that ended it.
     prompt_tokens : int
-    finish_reason : {"length", "eos", "stop", "cancelled"}
+    finish_reason : {"length", "eos", "stop", "cancelled"} or None
+        None until it ends; "cancelled" where a cancel, an error or the caller ended it early.
     first_token_s, prompt_s, generate_s : float
         Seconds until the first token; for the prompt; and for all tokens after the first.
     """
@@ -63,7 +64,7 @@ class Completion:
     text: str = ""
     tokens: list = field(default_factory=list)
     prompt_tokens: int = 0
-    finish_reason: str = "length"
+    finish_reason: str | None = None
     first_token_s: float = 0.0
     prompt_s: float = 0.0
     generate_s: float = 0.0
@@ -87,6 +88,8 @@ class InferenceEngine:
         # As long as the models live: a state does not keep its model.
         self._states: WeakKeyDictionary[Model, tuple[Any, KVCache]] = WeakKeyDictionary()
         self._is_closed = False
+        self._cancels = 0  # how often `cancel` was called: what began before the last time is to stop
+        self._cancels_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -102,7 +105,12 @@ class InferenceEngine:
             self._states.clear()
 
     def cancel(self) -> None:
-        """Stop the run in progress, from any thread; it raises InferenceError."""
+        """Stop all that is in progress, runs and streams, from any thread; they raise InferenceError.
+
+        What begins afterwards is not concerned.
+        """
+        with self._cancels_lock:
+            self._cancels += 1
         for execution, _ in list(self._states.values()):
             execution.cancel()
 
@@ -163,13 +171,14 @@ class InferenceEngine:
         list of ndarray
             As of `infer`.
         """
+        cancels = self._cancels
         ids = [model.encode(tokens) for tokens in batch]
         if not all(map(len, ids)):
             raise InferenceError.empty_prompt()
         with self._run_of(model) as (execution, cache):
             sequences = [Sequence(cache) for _ in ids]
             try:
-                return self._logits(execution, sequences, ids, last_only)
+                return self._logits(execution, sequences, ids, last_only, cancels)
             finally:
                 for sequence in sequences:
                     sequence.close()
@@ -182,6 +191,7 @@ class InferenceEngine:
         model : Model
         prompt : str or sequence of int
         config : GenerationConfig, optional
+            By default the model's own, `Model.generation_config`.
 
         Returns
         -------
@@ -200,6 +210,7 @@ class InferenceEngine:
         model : Model
         prompt : str or sequence of int
         config : GenerationConfig, optional
+            By default the model's own, `Model.generation_config`.
 
         Returns
         -------
@@ -212,7 +223,7 @@ class InferenceEngine:
             raise InferenceError.empty_prompt()
         if len(ids) > model.program.context:
             raise InferenceError.beyond_context(len(ids) - 1, model.program.context)
-        return Stream(self, model, ids, config or GenerationConfig())
+        return Stream(self, model, ids, config or model.generation_config)
 
     def _check_open(self):
         if self._is_closed:
@@ -228,8 +239,9 @@ class InferenceEngine:
                 self._states[model] = (execution, KVCache(model.program.page_bytes))
             yield self._states[model]
 
-    def _logits(self, execution, sequences, ids, last_only):
-        """Run the tokens of some sequences, in runs of as many tokens as fit."""
+    def _logits(self, execution, sequences, ids, last_only, cancels):
+        """Run the tokens of some sequences, in runs of as many tokens as fit; unless `cancel` has been called since it
+        had been called `cancels` times."""
         found = [[] for _ in ids]
         todo = [(number, at) for number, tokens in enumerate(ids) for at in range(len(tokens))]
         context = execution.program.context
@@ -240,6 +252,9 @@ class InferenceEngine:
         for start in range(0, len(todo), execution.max_tokens):
             part = todo[start : start + execution.max_tokens]
             wanted = [i for i, (number, at) in enumerate(part) if not last_only or at == len(ids[number]) - 1]
+            execution.forget_cancel()
+            if self._cancels != cancels:  # after this the flag of `execution` tells
+                raise InferenceError.cancelled(execution.program.names[0])
             logits = execution.run(
                 np.array([ids[number][at] for number, at in part], np.int32),
                 np.array([sequences[number].length + at for number, at in part], np.int32),
@@ -265,7 +280,7 @@ class Stream(Iterator):
 
     def __init__(self, engine, model, ids, config):
         self.completion = Completion(prompt_tokens=len(ids))
-        self._pieces = self._run(engine, model, ids, config)
+        self._pieces = self._run(engine, model, ids, config, engine._cancels)
 
     def __next__(self) -> Piece:
         return next(self._pieces)
@@ -274,7 +289,7 @@ class Stream(Iterator):
         """Stop here."""
         self._pieces.close()
 
-    def _run(self, engine, model, ids, config):
+    def _run(self, engine, model, ids, config, cancels):
         done = self.completion
         sampler = Sampler(config, model.program.vocab_size)
         decoder = model.tokenizer.stream_decoder() if model.tokenizer else None
@@ -286,7 +301,7 @@ class Stream(Iterator):
             while True:
                 with engine._run_of(model) as (execution, cache):
                     sequence = sequence or Sequence(cache)
-                    logits = engine._logits(execution, [sequence], [next_ids], True)[0]
+                    logits = engine._logits(execution, [sequence], [next_ids], True, cancels)[0]
                 few = len(done.tokens) < config.min_new_tokens
                 token = sampler.pick(logits, history, forbidden=ends if few else ())
                 now = time.perf_counter() - start
@@ -305,6 +320,7 @@ class Stream(Iterator):
                     done.finish_reason = "stop"
                     return
                 if len(done.tokens) >= config.max_new_tokens or len(history) >= model.program.context:
+                    done.finish_reason = "length"
                     break
                 next_ids = np.array([token], np.int32)
             if decoder:
@@ -315,6 +331,7 @@ class Stream(Iterator):
                 if text:
                     yield Piece(text, None)
         finally:
+            done.finish_reason = done.finish_reason or "cancelled"
             if sequence is not None:
                 sequence.close()
 
@@ -345,24 +362,27 @@ class LoadedModel:
         self.engine.close()
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Completion:
-        """Go on from a prompt; settings are those of `GenerationConfig`."""
-        return self.engine.generate(self.model, prompt, _config(config, settings))
+        """Go on from a prompt; settings, of `GenerationConfig`, change `config` or the model's own defaults."""
+        return self.engine.generate(self.model, prompt, self._config(config, settings))
 
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Stream:
         """Go on from a prompt, piece by piece."""
-        return self.engine.stream(self.model, prompt, _config(config, settings))
+        return self.engine.stream(self.model, prompt, self._config(config, settings))
 
     def infer(self, tokens: Prompt, *, last_only: bool = False) -> Logits:
         """Compute the logits of one sequence."""
         return self.engine.infer(self.model, tokens, last_only=last_only)
 
+    def infer_batch(self, batch: Iterable[Prompt], *, last_only: bool = False) -> list[Logits]:
+        """Compute the logits of several sequences together."""
+        return self.engine.infer_batch(self.model, batch, last_only=last_only)
+
+    def _config(self, config, settings):
+        config = config or self.model.generation_config
+        return config.replace(**settings) if settings else config
+
     def __repr__(self):
         return f"LoadedModel({self.model!r})"
-
-
-def _config(config, settings):
-    config = config or GenerationConfig()
-    return config.replace(**settings) if settings else config
 
 
 def load(path: str | os.PathLike[str], config: EngineConfig | None = None, **settings: Any) -> LoadedModel:

@@ -323,6 +323,11 @@ class ModelLoadError(BitNetError, RuntimeError):
                    known=tuple(known))
 
     @classmethod
+    def generation_config(cls, path: Any, reason: str) -> Self:
+        """Defaults for generating that cannot be used; `reason` is the sentence of the ConfigurationError."""
+        return cls(f"the generation_config.json of '{path}' cannot be used: {reason}", path=path, reason=reason)
+
+    @classmethod
     def shape(cls, name: str, needed: Sequence[int], got: Sequence[int]) -> Self:
         """A tensor that contradicts the configuration."""
         return cls(f"'{name}' has shape {shape_text(got)}; the configuration needs {shape_text(needed)}",

@@ -14,8 +14,8 @@ from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
 from bitnet.chat import ChatTemplate
-from bitnet.config import EngineConfig
-from bitnet.errors import InferenceError, ModelLoadError
+from bitnet.config import EngineConfig, GenerationConfig
+from bitnet.errors import ConfigurationError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.models import family
@@ -38,20 +38,22 @@ class Model:
         With which it was loaded: how its cache and its head are stored.
     weight_bytes : int
         Bytes of packed ternary weights.
+    generation_config : GenerationConfig
+        How the checkpoint wants to be used: the defaults of `generate` and `stream`.
     """
 
     def __init__(self, path, config, program, engine_config, checkpoint, weight_bytes):
         self.path, self.config, self.program = path, config, program
         self.engine_config, self.weight_bytes = engine_config, weight_bytes
-        self.generation_config = checkpoint.generation_config
+        self.generation_config = _generation_config(checkpoint)
+        self._ends = checkpoint.generation_config.get("eos_token_id")
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end a text: those of the generation configuration, and of the configuration."""
-        named = self.generation_config.get("eos_token_id")
-        named = [] if named is None else [named] if isinstance(named, int) else list(named)
+        named = [] if self._ends is None else [self._ends] if isinstance(self._ends, int) else list(self._ends)
         return tuple(dict.fromkeys([*named, *(self.config.eos_token_id or ())]))
 
     def encode(self, prompt: Any) -> Any:
@@ -98,6 +100,13 @@ class Model:
             f"Model('{self.path}', {self.config.model_type}, {self.config.num_hidden_layers} layers, "
             f"{self.weight_bytes / 1e6:,.1f} MB of ternary weights)"
         )
+
+
+def _generation_config(checkpoint):
+    try:
+        return GenerationConfig.from_hugging_face(checkpoint.generation_config)
+    except ConfigurationError as error:
+        raise ModelLoadError.generation_config(checkpoint.path, str(error)) from error
 
 
 def _tokenizer(checkpoint, config):

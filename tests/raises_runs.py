@@ -89,8 +89,15 @@ def closed():
     one.infer(loaded(), [1])
 
 
-def altered(*without, **fields):
-    """Load the checkpoint with other fields in its configuration, or without some tensors."""
+def cancelled_between_runs():
+    stream = engine().stream(loaded(), [1])
+    next(stream)
+    engine().cancel()
+    next(stream)
+
+
+def altered(*without, generation=None, **fields):
+    """Load the checkpoint with other fields in its configuration, or for generating, or without some tensors."""
     raw = json.loads((DATA / "llama-packed-bitlinear" / "config.json").read_text())
     for name, value in fields.items():
         raw[name] = {**raw[name], **value} if name in raw and isinstance(value, dict) else value
@@ -100,6 +107,7 @@ def altered(*without, **fields):
                 names = [name for name in checkpoint.names() if name not in without]
                 tensors = {name: (checkpoint.info(name).dtype, checkpoint.raw(name)) for name in names}
                 (Path(folder) / "config.json").write_text(json.dumps(raw))
+                (Path(folder) / "generation_config.json").write_text(json.dumps(generation or {}))
                 write_safetensors(Path(folder) / "model.safetensors", tensors)
             load_model(folder, EngineConfig(num_threads=1))
         except Exception as error:
@@ -144,6 +152,11 @@ ROWS = [
      "position 128 is beyond the 128 tokens of the context"),
     ("engine.py", "InferenceError.beyond_context", lambda: engine().infer(loaded(), [1] * 129),
      "position 128 is beyond the 128 tokens of the context"),
+    ("engine.py", "InferenceError.cancelled", cancelled_between_runs,
+     "the run was cancelled before the operation 'model.embed_tokens'"),
+    ("model.py", "ModelLoadError.generation_config", lambda: altered(generation={"do_sample": True, "top_p": 2}),
+     "the generation_config.json of '...' cannot be used: GenerationConfig.top_p is 2; it must be above 0 and at most "
+     "1"),
     ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1]]),
      "a prompt must be text or a list of token ids, one after the other"),
     ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1], [1, 2]]),

@@ -172,8 +172,15 @@ cdef class Execution:
         self.trace = []
 
     def cancel(self):
-        """Stop the run in progress after its present operation; from any thread. It raises InferenceError."""
+        """Stop the run in progress after its present operation, or else the next run; from any thread.
+
+        That run raises InferenceError. `forget_cancel` takes back what no run has seen.
+        """
         raise_flag(&self._is_cancelled)
+
+    def forget_cancel(self):
+        """Let the next run be, whatever was cancelled before."""
+        self._is_cancelled = 0
 
     def run(self, ids, positions, sequences, pages, outputs, num_threads=None):
         """Run tokens of any mix of sequences.
@@ -226,7 +233,6 @@ cdef class Execution:
         r.starts = <Py_ssize_t *>self._starts.data
         r.outputs = &outputs_view[0] if r.n_outputs else NULL
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
-        self._is_cancelled = 0
         self.trace = []
         for_each = self.traces or self.diagnoses
         cdef Py_ssize_t first = 0, failed = -1
@@ -238,6 +244,7 @@ cdef class Execution:
                 self._look(first, time.perf_counter() - start, tokens)
             first = last
         if failed >= 0 and self._is_cancelled:
+            self._is_cancelled = 0
             raise InferenceError.cancelled(program.names[failed])
         if failed >= 0 and program._operations[failed].kind == EMBED:
             raise InferenceError.cannot_read(program.names[failed])

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
     parser.add_argument("--chat", action="store_true", help="the prompt is a message: use the chat template")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to generate (default: 256)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to generate")
     parser.add_argument("--min-new-tokens", type=int, metavar="N", help="how many before anything may end the text")
     parser.add_argument("--do-sample", action="store_true", help="draw tokens instead of taking the most likely")
     parser.add_argument("--temperature", type=float, metavar="X",
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     int
         0.
     """
-    config = _generation_config(args)
+    settings = _settings(args)
+    with refused(args):
+        bitnet.GenerationConfig(**{"do_sample": False, **settings})  # what can never be used is refused before loading
     prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a character that a terminal does not know is no reason to stop
@@ -67,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             model = engine.load_model(args.model, progress=show)
         if args.chat:
             prompt = model.chat_prompt([{"role": "user", "content": prompt}])
+        with refused(args):
+            config = model.generation_config.replace(**settings)
         stream = engine.stream(model, prompt, config)
         try:
             interruptible(engine, lambda: _print_pieces(stream))
@@ -80,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _generation_config(args: argparse.Namespace) -> bitnet.GenerationConfig:
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about choosing tokens; the rest is the model's to say."""
     names = ("max_new_tokens", "min_new_tokens", "repetition_penalty", "seed", "stop_strings", *SAMPLING)
     fields: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if fields.get("temperature") == 0:
@@ -89,9 +94,10 @@ def _generation_config(args: argparse.Namespace) -> bitnet.GenerationConfig:
             args.parser.error(f"--temperature 0 takes the most likely token, and {(others or ['--do-sample'])[0]} "
                               "asks for drawing; give one of them")  # fmt: skip
         del fields["temperature"]
-    fields["do_sample"] = args.do_sample or any(name in fields for name in SAMPLING)
-    with refused(args):
-        return bitnet.GenerationConfig(**fields)
+        fields["do_sample"] = False
+    elif args.do_sample or any(name in fields for name in SAMPLING):
+        fields["do_sample"] = True
+    return fields
 
 
 def _print_pieces(stream: bitnet.Stream) -> None:

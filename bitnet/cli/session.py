@@ -16,7 +16,6 @@ __all__ = ["add_engine_arguments", "engine_config", "interruptible", "loading", 
 T = TypeVar("T")
 
 SHOW_S = 0.1  # between two lines of progress
-CANCEL_S = 0.01  # between two attempts to stop a run
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,9 +126,8 @@ def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> 
     try:
         finished.wait()
     except KeyboardInterrupt:
-        while not finished.is_set():  # again and again: a run that is about to begin does not see the first
-            engine.cancel()
-            finished.wait(CANCEL_S)
+        engine.cancel()
+        finished.wait()
         if problem and not isinstance(problem[0], BitNetError):
             raise problem[0] from None
         raise

@@ -346,8 +346,16 @@ def test_another_thread_can_cancel_a_run(runner, num_threads, traces):
     assert (runner.alone(IDS) == expected).all()
 
 
-def test_a_cancel_without_a_run_does_nothing(runner):
+def test_a_cancel_without_a_run_stops_the_next_one(runner):
     runner.execution.cancel()
+    with pytest.raises(InferenceError, match=r"cancelled before the operation 'model.embed_tokens'$"):
+        runner.alone(IDS[:5])
+    assert runner.alone(IDS[:5]).shape == (5, 97)
+
+
+def test_a_cancel_can_be_forgotten(runner):
+    runner.execution.cancel()
+    runner.execution.forget_cancel()
     assert runner.alone(IDS[:5]).shape == (5, 97)
 
 
