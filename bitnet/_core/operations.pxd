@@ -36,8 +36,9 @@ cdef struct Operation:
 cdef struct Shape:
     Py_ssize_t heads, kv_heads, head_dim, layers, context
     int kv_dtype
-    Py_ssize_t kv_bytes            # of one number
+    Py_ssize_t block_bytes         # of the keys, or of the values, of one head in a page
     Py_ssize_t page_bytes          # of one page: keys and values of all layers
+    Py_ssize_t tile_tokens         # how many neighbouring tokens attend together
 
 
 cdef struct Run:
@@ -53,6 +54,10 @@ cdef struct Run:
     const uintptr_t *const *pages  # of each sequence
     const float *cosine            # (context, head_dim / 2)
     const float *sine
+    const int32_t *tiles           # where each tile of tokens that attend together begins, and the end of the last
+    Py_ssize_t n_tiles
+    const int32_t *strips          # the same for tokens whose keys are stored together
+    Py_ssize_t n_strips
     const int32_t *outputs         # tokens whose logits are wanted
     Py_ssize_t n_outputs
     float *logits                  # (n_outputs, vocabulary)

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
 from bitnet._core.matmul cimport multiply
-from bitnet._core.ops cimport OPS_BLOCK
+from bitnet._core.ops cimport OPS_BLOCK, OPS_QUERIES
 from bitnet._core.threads cimport raise_flag, run
 
 cdef extern from "<unistd.h>" nogil:
@@ -62,50 +62,69 @@ cdef void _add(void *data, Py_ssize_t unit, int member) noexcept nogil:
     r.ops.add(_source(r, unit), r.now.result_width, result_of(r, unit))
 
 
-cdef inline uint8_t *_page(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_ssize_t head, bint is_value) noexcept nogil:
-    """Where the keys or values of one head begin, in the page of a position of a token's sequence."""
+cdef inline uint8_t *_block(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_ssize_t head, bint is_value) noexcept nogil:
+    """The keys or values of one head, in the page of a position of a token's sequence."""
     cdef uintptr_t page = r.pages[r.sequences[t]][position // OPS_BLOCK]
-    cdef Py_ssize_t block = OPS_BLOCK * r.shape.head_dim * r.shape.kv_bytes
-    return <uint8_t *>page + ((2 * r.now.layer + is_value) * r.shape.kv_heads + head) * block
+    return <uint8_t *>page + ((2 * r.now.layer + is_value) * r.shape.kv_heads + head) * r.shape.block_bytes
 
 
 cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Rotate a token's queries and keys where they are, and put its keys and values into the cache."""
+    """Rotate queries and keys of neighbouring tokens where they are, and put keys and values into the cache."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef float *x = _source(r, unit)
-    cdef Py_ssize_t position = r.positions[unit], half = s.head_dim // 2, head, at
-    cdef const float *cosine = r.cosine + position * half
-    cdef const float *sine = r.sine + position * half
-    for head in range(s.heads + s.kv_heads):
-        r.ops.rope(x + head * s.head_dim, cosine, sine, half)
-    x += s.heads * s.head_dim
-    at = position % OPS_BLOCK * s.head_dim * s.kv_bytes
+    cdef Py_ssize_t first = r.strips[unit], tokens = r.strips[unit + 1] - first, half = s.head_dim // 2, head, t
+    cdef Py_ssize_t at = r.positions[first] % OPS_BLOCK, width = r.now.source_width
+    cdef const float *cosine
+    cdef const float *sine
+    cdef float *x
+    for t in range(first, first + tokens):
+        cosine, sine = r.cosine + r.positions[t] * half, r.sine + r.positions[t] * half
+        for head in range(s.heads + s.kv_heads):
+            r.ops.rope(_source(r, t) + head * s.head_dim, cosine, sine, half)
+    x = _source(r, first) + s.heads * s.head_dim
     for head in range(s.kv_heads):
-        r.ops.store(s.kv_dtype, x + head * s.head_dim, s.head_dim, _page(r, unit, position, head, False) + at)
-        r.ops.store(s.kv_dtype, x + (s.kv_heads + head) * s.head_dim, s.head_dim,
-                    _page(r, unit, position, head, True) + at)
+        r.ops.store_keys(s.kv_dtype, x + head * s.head_dim, width, tokens, s.head_dim,
+                         _block(r, first, r.positions[first], head, False), at)
+        for t in range(tokens):
+            r.ops.store_value(s.kv_dtype, x + t * width + (s.kv_heads + head) * s.head_dim, s.head_dim,
+                              _block(r, first, r.positions[first], head, True), at + t)
 
 
 cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """One head of one token over all positions up to its own, block by block."""
+    """The queries of some neighbouring tokens that share a head of keys and values."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef Py_ssize_t t = unit // s.heads, head = unit % s.heads, kv_head = head // (s.heads // s.kv_heads)
-    cdef Py_ssize_t start = 0, last = r.positions[t], i
-    cdef float *y = result_of(r, t) + head * s.head_dim
-    cdef float state[2]
-    cdef float factor
-    state[0], state[1] = -INFINITY, 0
-    memset(y, 0, s.head_dim * sizeof(float))
+    cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads
+    cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads), at = 0
+    while at < queries:
+        _attend_some(r, first, kv_head, at, <int>min(<Py_ssize_t>OPS_QUERIES, queries - at))
+        at += OPS_QUERIES
+
+
+cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, int queries) noexcept nogil:
+    """Some of them over all positions up to their own, block by block. Their own are in the same block."""
+    cdef const Shape *s = r.shape
+    cdef const float *query[OPS_QUERIES]
+    cdef float *sums[OPS_QUERIES]
+    cdef float state[OPS_QUERIES][2]
+    cdef Py_ssize_t positions[OPS_QUERIES]
+    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], t, head, i
+    cdef int q
+    for q in range(queries):
+        t, head = first + (at + q) // group, kv_head * group + (at + q) % group
+        query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
+        state[q][0], state[q][1] = -INFINITY, 0
+        memset(sums[q], 0, s.head_dim * sizeof(float))
     while start <= last:
-        r.ops.attend(s.kv_dtype, _source(r, t) + head * s.head_dim, _page(r, t, start, kv_head, False),
-                     _page(r, t, start, kv_head, True), min(<Py_ssize_t>OPS_BLOCK, last + 1 - start), s.head_dim,
-                     r.now.factor, state, y)
+        for q in range(queries):
+            positions[q] = min(<Py_ssize_t>OPS_BLOCK, r.positions[first + (at + q) // group] + 1 - start)
+        r.ops.attend(s.kv_dtype, queries, query, _block(r, first, start, kv_head, False),
+                     _block(r, first, start, kv_head, True), positions, s.head_dim, r.now.factor, state, sums)
         start += OPS_BLOCK
-    factor = 1 / state[1]
-    for i in range(s.head_dim):
-        y[i] *= factor
+    for q in range(queries):
+        state[q][1] = 1 / state[q][1]
+        for i in range(s.head_dim):
+            sums[q][i] *= state[q][1]
 
 
 cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -135,9 +154,9 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
     elif o.kind == NORM:
         run(_norm, r, r.tokens, threads)
     elif o.kind == ROPE:
-        run(_rope, r, r.tokens, threads)
+        run(_rope, r, r.n_strips, threads)
     elif o.kind == ATTEND:
-        run(_attend, r, r.tokens * r.shape.heads, threads)
+        run(_attend, r, r.n_tiles * r.shape.kv_heads, threads)
     elif o.kind == GATE:
         run(_gate, r, r.tokens, threads)
     elif o.kind == ADD:

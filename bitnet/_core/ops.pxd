@@ -7,6 +7,7 @@ cdef extern from "kernels/ops_kernel.h":
         OPS_BFLOAT16
         OPS_INT8
         OPS_BLOCK
+        OPS_QUERIES
         OPS_RELU2
         OPS_SILU
         OPS_GELU
@@ -21,8 +22,12 @@ cdef extern from "kernels/ops_kernel.h":
         float (*dot)(int dtype, const void *row, const float *x, Py_ssize_t n) noexcept nogil
         void (*load)(int dtype, const void *row, Py_ssize_t n, float *y) noexcept nogil
         void (*store)(int dtype, const float *x, Py_ssize_t n, void *row) noexcept nogil
-        void (*attend)(int dtype, const float *query, const void *keys, const void *values, Py_ssize_t positions,
-                       Py_ssize_t width, float scale, float *state, float *sum) noexcept nogil
+        void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
+                       const Py_ssize_t *positions, Py_ssize_t width, float scale, float (*state)[2],
+                       float *const *sum) noexcept nogil
+        void (*store_keys)(int dtype, const float *x, Py_ssize_t x_stride, Py_ssize_t positions, Py_ssize_t n,
+                           void *block, Py_ssize_t position) noexcept nogil
+        void (*store_value)(int dtype, const float *x, Py_ssize_t n, void *block, Py_ssize_t position) noexcept nogil
 
 # The operations for the instruction set in use.
 cdef const bitnet_ops *vector_ops() except NULL

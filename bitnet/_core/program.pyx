@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from libc.stdint cimport int32_t, uint8_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
@@ -26,6 +26,7 @@ from bitnet._core.ops cimport (
     OPS_FLOAT16,
     OPS_FLOAT32,
     OPS_INT8,
+    OPS_QUERIES,
     vector_ops,
 )
 from bitnet._core.threads cimport raise_flag, thread_count
@@ -35,6 +36,9 @@ from bitnet._core.builder import KINDS as _KINDS
 from bitnet._core.builder import TableInFile
 from bitnet._core.ops import GATES as _GATES
 from bitnet.errors import InferenceError, ShapeError
+
+cdef enum:
+    STRIP_TOKENS = 16              # whose keys are stored together
 
 PAGE_TOKENS = OPS_BLOCK
 """Positions of a sequence whose keys and values share a page."""
@@ -51,7 +55,7 @@ cdef class Program:
     Parameters
     ----------
     builder : Builder
-    kv_dtype : {"float16", "float32"}
+    kv_dtype : {"float16", "float32", "int8"}
         How keys and values are stored.
 
     Attributes
@@ -90,9 +94,10 @@ cdef class Program:
         self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
         self._shape.context = config.max_position_embeddings
         self._shape.kv_dtype = DTYPES[kv_dtype]
-        self._shape.kv_bytes = 4 if kv_dtype == "float32" else 2
-        self._shape.page_bytes = (2 * self._shape.layers * self._shape.kv_heads * OPS_BLOCK * self._shape.head_dim
-                                  * self._shape.kv_bytes)
+        self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
+                                               "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
+        self._shape.tile_tokens = max(1, OPS_QUERIES * config.num_key_value_heads // config.num_attention_heads)
+        self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         angles = np.arange(config.max_position_embeddings)[:, None] * config.rope_theta ** (
             -np.arange(0, config.head_dim, 2) / config.head_dim)
@@ -135,6 +140,34 @@ cdef class Program:
         return self._shape.context
 
 
+cdef bint _is_out_of_range(const Run *r, Py_ssize_t vocab_size, const int64_t *rooms, Py_ssize_t n) noexcept nogil:
+    """Whether a token, a sequence, a position or an output is none."""
+    cdef Py_ssize_t t
+    for t in range(r.tokens):
+        if not (0 <= r.ids[t] < vocab_size and 0 <= r.sequences[t] < n):
+            return True
+        if not 0 <= r.positions[t] < rooms[r.sequences[t]]:
+            return True
+    for t in range(r.n_outputs):
+        if not 0 <= r.outputs[t] < r.tokens:
+            return True
+    return False
+
+
+cdef Py_ssize_t _cut(const Run *r, Py_ssize_t most, int32_t *starts) noexcept nogil:
+    """Cut the tokens into runs of at most so many neighbours in one block of one sequence; returns how many."""
+    cdef Py_ssize_t t, n = 0
+    cdef bint is_next
+    for t in range(r.tokens):
+        is_next = (t > 0 and t - starts[n - 1] < most and r.sequences[t] == r.sequences[t - 1]
+                   and r.positions[t] == r.positions[t - 1] + 1 and r.positions[t] % OPS_BLOCK)
+        if not is_next:
+            starts[n] = <int32_t>t
+            n += 1
+    starts[n] = <int32_t>r.tokens
+    return n
+
+
 cdef class Execution:
     """The scratch memory of a program, for one run at a time.
 
@@ -154,7 +187,7 @@ cdef class Execution:
 
     cdef readonly Program program
     cdef readonly Py_ssize_t max_tokens
-    cdef Block _scratch, _job_scratch, _starts
+    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips
     cdef int _is_cancelled
     cdef public bint traces, diagnoses
     cdef readonly list trace
@@ -169,6 +202,8 @@ cdef class Execution:
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
+        self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
+        self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self.trace = []
 
     def cancel(self):
@@ -210,6 +245,7 @@ cdef class Execution:
         cdef int threads = thread_count(num_threads)
         cdef const int32_t[::1] ids_view, positions_view, sequences_view, outputs_view
         cdef const uintptr_t[::1] page_view
+        cdef const int64_t[::1] room_view
         cdef Py_ssize_t i, tokens = len(ids)
         for name, array in (("ids", ids), ("positions", positions), ("sequences", sequences), ("outputs", outputs)):
             if checked(array, name, np.int32).ndim != 1:
@@ -217,21 +253,29 @@ cdef class Execution:
             if name != "outputs" and len(array) != tokens:
                 raise ShapeError.mismatch(name, (tokens,), array.shape)
         logits = np.empty((len(outputs), program.vocab_size), np.float32)
-        self._check(ids, positions, sequences, pages, outputs)
+        if len(ids) > self.max_tokens:
+            raise InferenceError.too_many_tokens(len(ids), self.max_tokens)
         if tokens == 0:
+            _within("an output's token", outputs, 0, "of the tokens given")
             return logits
-        tables = np.array([table.ctypes.data for table in pages], np.uint64)
+        tables = np.array([checked(table, "pages", np.uint64).ctypes.data for table in pages], np.uint64)
+        rooms = np.array([min(len(table) * PAGE_TOKENS, program.context) for table in pages], np.int64)
         ids_view, positions_view, sequences_view, outputs_view = ids, positions, sequences, outputs
-        page_view = tables
+        page_view, room_view = tables, rooms
         cdef const float[:, ::1] cosine = program._cosine, sine = program._sine
         cdef float[:, ::1] logits_view = logits
         r.shape, r.ops, r.scratch, r.capacity = &program._shape, vector_ops(), self._scratch.data, self.max_tokens
         r.tokens, r.ids, r.positions, r.sequences = tokens, &ids_view[0], &positions_view[0], &sequences_view[0]
+        r.n_outputs = len(outputs)
+        r.outputs = &outputs_view[0] if r.n_outputs else NULL
+        r.tiles, r.strips = <const int32_t *>self._tiles.data, <const int32_t *>self._strips.data
+        if len(pages) == 0 or _is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
+            self._refuse(ids, positions, sequences, rooms, outputs)
+        r.n_tiles = _cut(&r, program._shape.tile_tokens, <int32_t *>self._tiles.data)
+        r.n_strips = _cut(&r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.pages = <const uintptr_t *const *>&page_view[0]
         r.cosine, r.sine = &cosine[0, 0], &sine[0, 0]
-        r.n_outputs = len(outputs)
         r.starts = <Py_ssize_t *>self._starts.data
-        r.outputs = &outputs_view[0] if r.n_outputs else NULL
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
         self.trace = []
         for_each = self.traces or self.diagnoses
@@ -291,24 +335,16 @@ cdef class Execution:
         data = np.frombuffer(self._scratch, np.uint8)[start : start + 4 * tokens * op.result_width]
         return data.view(np.float32).reshape(tokens, op.result_width).copy()
 
-    def _check(self, ids, positions, sequences, pages, outputs):
-        program = self.program
-        if len(ids) > self.max_tokens:
-            raise InferenceError.too_many_tokens(len(ids), self.max_tokens)
-        for table in pages:
-            checked(table, "pages", np.uint64)
-        if len(outputs):
-            _within("an output's token", outputs, len(ids), "of the tokens given")
-        if len(ids) == 0:
-            return
-        bad = np.flatnonzero((ids < 0) | (ids >= program.vocab_size))
+    def _refuse(self, ids, positions, sequences, rooms, outputs):
+        """Say what is out of range."""
+        vocab_size = self.program.vocab_size
+        _within("an output's token", outputs, len(ids), "of the tokens given")
+        bad = np.flatnonzero((ids < 0) | (ids >= vocab_size))
         if bad.size:
-            raise InferenceError.token(int(ids[bad[0]]), int(positions[bad[0]]), program.vocab_size)
-        _within("a sequence's number", sequences, len(pages), "of the pages given")
-        room = np.array([min(len(table) * PAGE_TOKENS, program.context) for table in pages])
-        beyond = np.flatnonzero((positions < 0) | (positions >= room[sequences]))
-        if beyond.size:
-            raise InferenceError.beyond_context(int(positions[beyond[0]]), int(room[sequences[beyond[0]]]))
+            raise InferenceError.token(int(ids[bad[0]]), int(positions[bad[0]]), vocab_size)
+        _within("a sequence's number", sequences, len(rooms), "of the pages given")
+        bad = np.flatnonzero((positions < 0) | (positions >= rooms[sequences]))
+        raise InferenceError.beyond_context(int(positions[bad[0]]), int(rooms[sequences[bad[0]]]))
 
 
 def _within(what, numbers, count, unit):

@@ -1,6 +1,6 @@
 /* The operations on AVX2: ops_body.h, whose vectors of 16 floats are two registers here.
  *
- *   vcvtph2ps                8 float16 to floats (F16C, which is part of CPU_AVX2)
+ *   vcvtph2ps, vcvtps2ph     8 float16 to floats (F16C, which is part of CPU_AVX2), and back
  *   vpmovzxwd, vpslld        8 bfloat16 to floats: they are their upper halves
  *   vpmovsxbd, vcvtdq2ps     8 int8 to floats */
 #ifndef BITNET_OPS_AVX2_H
@@ -33,6 +33,13 @@ BITNET_TARGET("avx2,f16c")
         const __m256 eight_f32x8 = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight_i8x8));               \
         memcpy((char *)(to) + 32 * k, &eight_f32x8, 32);                                               \
     }
+
+#define OPS_TO_HALVES(from, to)                                                                        \
+    for (int k = 0; k < 2; k++) {                                                                      \
+        const __m256 eight_f32x8 = _mm256_loadu_ps((from) + 8 * k);                                    \
+        _mm_storeu_si128((__m128i *)((to) + 8 * k), _mm256_cvtps_ph(eight_f32x8, _MM_FROUND_TO_NEAREST_INT)); \
+    }
+#define OPS_TILE 1
 
 #include "ops_body.h"
 

@@ -1,6 +1,6 @@
 /* The operations on AVX-512: ops_body.h, whose vectors of 16 floats are one register here.
  *
- *   vcvtph2ps               16 float16 to floats
+ *   vcvtph2ps, vcvtps2ph    16 float16 to floats, and back
  *   vpmovzxwd, vpslld       16 bfloat16 to floats: they are their upper halves
  *   vpmovsxbd, vcvtdq2ps    16 int8 to floats */
 #ifndef BITNET_OPS_AVX512VNNI_H
@@ -31,6 +31,10 @@ BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")
         const __m512 floats = _mm512_cvtepi32_ps(all);                                                               \
         memcpy(to, &floats, 64);                                                                                     \
     }
+
+#define OPS_TO_HALVES(from, to)                                                                                      \
+    _mm256_storeu_si256((__m256i *)(to), _mm512_cvtps_ph(_mm512_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT))
+#define OPS_TILE 4
 
 #include "ops_body.h"
 

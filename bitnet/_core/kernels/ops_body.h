@@ -1,6 +1,7 @@
 /* The operations of ops_kernel.h, for the instruction set whose header includes this file: it defines OPS(name),
- * and OPS_HALVES, OPS_BRAINS and OPS_BYTES, which take 16 float16, bfloat16 or int8 as floats. Not guarded: it is
- * included once for each. */
+ * OPS_HALVES, OPS_BRAINS and OPS_BYTES, which take 16 float16, bfloat16 or int8 as floats, OPS_TO_HALVES, which rounds
+ * 16 floats to float16, and OPS_TILE, how many vectors of a row of the cache go side by side. Not guarded: it is included
+ * once for each. */
 
 typedef float OPS(f32x16) BITNET_VECTOR;
 typedef int32_t OPS(i32x16) BITNET_VECTOR;
@@ -195,75 +196,29 @@ BITNET_KERNEL void OPS(load)(int dtype, const void *row, ptrdiff_t n, float *y) 
     OPS_END();
 }
 
-BITNET_KERNEL void OPS(store)(int dtype, const float *x, ptrdiff_t n, void *row) {
-    if (dtype == OPS_FLOAT32)
+BITNET_INLINE void OPS(store_of)(int dtype, const float *x, ptrdiff_t n, void *row) {
+    if (dtype == OPS_FLOAT32) {
         memcpy(row, x, (size_t)n * sizeof(float));
-    else
-        for (ptrdiff_t i = 0; i < n; i++) ((uint16_t *)row)[i] = ops_float_to_half(x[i]);
-    OPS_END();
-}
-
-BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const float *query, const char *keys,
-                                  const char *values, ptrdiff_t positions, ptrdiff_t width, float scale,
-                                  float *state, float *sum) {
-    float weights[OPS_BLOCK] = {0}, largest = state[0];
-    for (ptrdiff_t j = 0; j < positions; j++) {
-        weights[j] = OPS(dot_of)(dtype, keys + j * width * bytes, query, width) * scale;
-        largest = weights[j] > largest ? weights[j] : largest;
+        return;
     }
-    const float shrink = OPS(exp_one)(state[0] - largest);
-    float added = 0;
-    for (ptrdiff_t j = 0; j < positions; j += 16) {
-        f32x16 power = *(f32x16 *)(weights + j) - largest;
-        OPS(exp)(&power);
-        *(f32x16 *)(weights + j) = power;
-    }
-    for (ptrdiff_t j = 0; j < positions; j++) added += weights[j];
-    state[0] = largest;
-    state[1] = state[1] * shrink + added;
     ptrdiff_t i = 0;
-    /* Four vectors side by side, so that a value's cache line is read once. */
-    for (; i + 64 <= width; i += 64) {
-        f32x16 total[4];
-        for (int k = 0; k < 4; k++) total[k] = *(f32x16 *)(sum + i + 16 * k) * shrink;
-        for (ptrdiff_t j = 0; j < positions; j++)
-            for (int k = 0; k < 4; k++) {
-                f32x16 value;
-                OPS(take)(dtype, values + j * width * bytes, i + 16 * k, &value);
-                total[k] += value * weights[j];
-            }
-        for (int k = 0; k < 4; k++) *(f32x16 *)(sum + i + 16 * k) = total[k];
-    }
-    for (; i + 16 <= width; i += 16) {
-        f32x16 total = *(f32x16 *)(sum + i) * shrink;
-        for (ptrdiff_t j = 0; j < positions; j++) {
-            f32x16 value;
-            OPS(take)(dtype, values + j * width * bytes, i, &value);
-            total += value * weights[j];
-        }
-        *(f32x16 *)(sum + i) = total;
-    }
-    for (; i < width; i++) {
-        float total = sum[i] * shrink;
-        for (ptrdiff_t j = 0; j < positions; j++)
-            total += OPS(take_one)(dtype, values + j * width * bytes, i) * weights[j];
-        sum[i] = total;
-    }
+    for (; i + 16 <= n; i += 16) OPS_TO_HALVES(x + i, (uint16_t *)row + i);
+    for (; i < n; i++) ((uint16_t *)row)[i] = ops_float_to_half(x[i]);
 }
 
-BITNET_KERNEL void OPS(attend)(int dtype, const float *query, const void *keys, const void *values,
-                               ptrdiff_t positions, ptrdiff_t width, float scale, float *state, float *sum) {
-    if (dtype == OPS_FLOAT32)
-        OPS(attend_of)(OPS_FLOAT32, 4, query, keys, values, positions, width, scale, state, sum);
-    else
-        OPS(attend_of)(OPS_FLOAT16, 2, query, keys, values, positions, width, scale, state, sum);
+BITNET_KERNEL void OPS(store)(int dtype, const float *x, ptrdiff_t n, void *row) {
+    OPS(store_of)(dtype, x, n, row);
     OPS_END();
 }
+
+#include "ops_attend.h"
 
 #undef f32x16
 #undef i32x16
 #undef OPS
 #undef OPS_HALVES
+#undef OPS_TO_HALVES
+#undef OPS_TILE
 #undef OPS_BRAINS
 #undef OPS_BYTES
 #undef OPS_END

@@ -10,8 +10,8 @@
 /* How numbers are stored, in a cache or a head. */
 enum { OPS_FLOAT32, OPS_FLOAT16, OPS_BFLOAT16, OPS_INT8 };
 
-/* Positions that attend takes at once; a multiple of 16. */
-enum { OPS_BLOCK = 64 };
+/* Positions that attend takes at once, a multiple of 16; and queries, at most. */
+enum { OPS_BLOCK = 64, OPS_QUERIES = 4 };
 
 /* The function of a gate. */
 enum { OPS_RELU2, OPS_SILU, OPS_GELU, OPS_GELU_TANH };
@@ -36,7 +36,7 @@ static inline uint16_t ops_float_to_half(float x) {
     memcpy(&bits, &x, 4);
     const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     bits &= 0x7fffffff;
-    if (bits > 0x7f800000) return sign | 0x7e00;
+    if (bits > 0x7f800000) return sign | 0x7e00 | (uint16_t)(bits >> 13 & 0x3ff); /* a NaN keeps its upper bits */
     if (bits >= 0x477ff000) return sign | 0x7c00;
     if (bits < 0x38800000) {
         /* Below the normal ones: adding 0.5 leaves the number in units of 2^-24, rounded, in the low bits. */
@@ -64,10 +64,15 @@ typedef struct {
     /* Numbers as stored to floats, and floats to OPS_FLOAT32 or OPS_FLOAT16. */
     void (*load)(int dtype, const void *row, ptrdiff_t n, float *y);
     void (*store)(int dtype, const float *x, ptrdiff_t n, void *row);
-    /* One head's query against one block of keys and values, (positions, width) each: goes on with a softmax whose
-     * largest score so far is state[0] and whose sum is state[1], and with the weighted sum of values in `sum`. */
-    void (*attend)(int dtype, const float *query, const void *keys, const void *values, ptrdiff_t positions,
-                   ptrdiff_t width, float scale, float *state, float *sum);
+    /* Up to OPS_QUERIES queries against one block of keys and values (ops_attend.h), each up to a number of positions
+     * of its own: goes on with a softmax whose largest score so far is state[q][0] and whose sum is state[q][1], and
+     * with the weighted sum of values in sum[q]. */
+    void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
+                   const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2], float *const *sum);
+    /* The keys of some positions, or the value of one, into their block, as OPS_FLOAT32, OPS_FLOAT16 or OPS_INT8. */
+    void (*store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n, void *block,
+                       ptrdiff_t position);
+    void (*store_value)(int dtype, const float *x, ptrdiff_t n, void *block, ptrdiff_t position);
 } bitnet_ops;
 
 #endif

@@ -14,6 +14,10 @@
 #define OPS_BYTES(from, to) \
     for (int k = 0; k < 16; k++) (*(to))[k] = (float)(from)[k]
 
+#define OPS_TO_HALVES(from, to) \
+    for (int k = 0; k < 16; k++) (to)[k] = ops_float_to_half((from)[k])
+#define OPS_TILE 1
+
 #include "ops_body.h"
 
 #endif

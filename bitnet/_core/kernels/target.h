@@ -72,6 +72,8 @@
 /* Before a loop that is not to be unrolled. */
 #define BITNET_KEEP_LOOP BITNET_PRAGMA(GCC unroll 1)
 #define BITNET_SQRT(x) __builtin_sqrtf(x)
+#define BITNET_INFINITY __builtin_inff()
+#define BITNET_ABS(x) __builtin_fabsf(x)
 #define BITNET_ERF(x) __builtin_erff(x)
 /* A type of 16 numbers of 4 bytes, wherever in memory. */
 #define BITNET_VECTOR __attribute__((vector_size(64), aligned(4), may_alias))

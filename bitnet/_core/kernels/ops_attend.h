@@ -1,0 +1,204 @@
+/* Attention to one block of the cache, for ops_body.h, which includes this file: up to 4 queries that share keys and
+ * values side by side, so that each number of the cache is taken from memory, and made a float, once for all of them.
+ *
+ *     keys     (width, OPS_BLOCK): the numbers of 16 positions lie side by side, so scores need no sum over lanes
+ *     values   (OPS_BLOCK, width)
+ *
+ * Of OPS_INT8 each is followed by OPS_BLOCK floats, the scales of the positions. Every score is summed over the width,
+ * and every output over the positions, one after the other: how many queries or vectors go side by side changes no bit. */
+
+/* acc[q][v] += a[q][k] * (vector v of row k of b), for k from `from` on and below `to`. */
+BITNET_INLINE void OPS(tile)(const int dtype, const int bytes, const int queries, const int vectors,
+                             const float *const *a, ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
+                             f32x16 acc[OPS_QUERIES][OPS_TILE]) {
+    for (ptrdiff_t k = from; k < to; k++) {
+        f32x16 taken[OPS_TILE];
+        for (int v = 0; v < vectors; v++) OPS(take)(dtype, b + k * row, 16 * v, &taken[v]);
+        for (int q = 0; q < queries; q++)
+            for (int v = 0; v < vectors; v++) acc[q][v] += taken[v] * a[q][k];
+    }
+    (void)bytes;
+}
+
+/* Scores of 16 * vectors positions from the block's position `at` on. */
+BITNET_INLINE void OPS(scores)(const int dtype, const int bytes, const int queries, const int vectors,
+                               const float *const *query, const char *keys, ptrdiff_t width, ptrdiff_t at, float scale,
+                               float weights[OPS_QUERIES][OPS_BLOCK]) {
+    f32x16 acc[OPS_QUERIES][OPS_TILE] = {{{0}}}, half[OPS_QUERIES][OPS_TILE];
+    /* In two halves: shorter sums are rounded less. */
+    OPS(tile)(dtype, bytes, queries, vectors, query, 0, width / 2, keys + at * bytes, OPS_BLOCK * bytes, acc);
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) half[q][v] = acc[q][v], acc[q][v] = (f32x16){0};
+    OPS(tile)(dtype, bytes, queries, vectors, query, width / 2, width, keys + at * bytes, OPS_BLOCK * bytes, acc);
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) {
+            f32x16 score = (half[q][v] + acc[q][v]) * scale;
+            if (dtype == OPS_INT8)
+                score *= *(const f32x16 *)((const float *)(keys + width * OPS_BLOCK) + at + 16 * v);
+            *(f32x16 *)(weights[q] + at + 16 * v) = score;
+        }
+}
+
+/* The larger of each lane; a NaN in `other` does not count. */
+BITNET_INLINE void OPS(raise)(f32x16 *most, f32x16 other) {
+    const i32x16 is_more = other > *most;
+    *most = (f32x16)(((i32x16)other & is_more) | ((i32x16)*most & ~is_more));
+}
+
+BITNET_INLINE float OPS(largest)(const f32x16 *lanes) {
+    f32x16 m = *lanes;
+    OPS(raise)(&m, OPS_SHUFFLE(m, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    OPS(raise)(&m, OPS_SHUFFLE(m, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+    OPS(raise)(&m, OPS_SHUFFLE(m, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));
+    return m[0] > m[1] ? m[0] : m[1];
+}
+
+/* Goes on with one query's softmax; its scores become weights, 0 from `positions` on. Returns what the sums so far are
+ * to be multiplied by. */
+BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t positions, float *state) {
+    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const f32x16 none = (f32x16){0} - BITNET_INFINITY;
+    f32x16 most = none, total = {0};
+    for (ptrdiff_t j = 0; j < positions; j += 16) {
+        const f32x16 score = *(f32x16 *)(weights + j);
+        const i32x16 is_in = lane < (i32x16){0} + (int32_t)(positions - j);
+        const f32x16 kept = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
+        OPS(raise)(&most, kept);
+        *(f32x16 *)(weights + j) = kept;
+    }
+    const float found = OPS(largest)(&most), largest = found > state[0] ? found : state[0];
+    for (ptrdiff_t j = 0; j < positions; j += 16) {
+        f32x16 power = *(f32x16 *)(weights + j) - largest;
+        OPS(exp)(&power);
+        *(f32x16 *)(weights + j) = power;
+        total += power;
+    }
+    const float shrink = OPS(exp_one)(state[0] - largest);
+    state[0] = largest;
+    state[1] = state[1] * shrink + OPS(total)(&total);
+    return shrink;
+}
+
+/* Adds the weighted values of 16 * vectors numbers from number `at` on. */
+BITNET_INLINE void OPS(mix)(const int dtype, const int bytes, const int queries, const int vectors,
+                            const float *const *weights, const char *values, ptrdiff_t width, ptrdiff_t at,
+                            const ptrdiff_t *positions, ptrdiff_t common, const float *shrink, float *const *sum) {
+    f32x16 acc[OPS_QUERIES][OPS_TILE];
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) acc[q][v] = *(f32x16 *)(sum[q] + at + 16 * v) * shrink[q];
+    OPS(tile)(dtype, bytes, queries, vectors, weights, 0, common, values + at * bytes, width * bytes, acc);
+    for (int q = 0; q < queries; q++) {
+        /* Later tokens of a prompt see some positions more. */
+        OPS(tile)(dtype, bytes, 1, vectors, weights + q, common, positions[q], values + at * bytes, width * bytes,
+                  acc + q);
+        for (int v = 0; v < vectors; v++) *(f32x16 *)(sum[q] + at + 16 * v) = acc[q][v];
+    }
+}
+
+BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int queries, const float *const *query,
+                                  const char *keys, const char *values, const ptrdiff_t *positions, ptrdiff_t width,
+                                  float scale, float (*state)[2], float *const *sum) {
+    float scores[OPS_QUERIES][OPS_BLOCK], shrink[OPS_QUERIES];
+    const float *weights[OPS_QUERIES];
+    ptrdiff_t most = positions[0], common = positions[0], at = 0;
+    for (int q = 1; q < queries; q++) {
+        most = positions[q] > most ? positions[q] : most;
+        common = positions[q] < common ? positions[q] : common;
+    }
+    for (; at + 16 * OPS_TILE <= ((most + 15) & ~(ptrdiff_t)15); at += 16 * OPS_TILE)
+        OPS(scores)(dtype, bytes, queries, OPS_TILE, query, keys, width, at, scale, scores);
+    for (; at < most; at += 16) OPS(scores)(dtype, bytes, queries, 1, query, keys, width, at, scale, scores);
+    for (int q = 0; q < queries; q++) {
+        shrink[q] = OPS(soften)(scores[q], positions[q], state[q]);
+        if (dtype == OPS_INT8)
+            for (ptrdiff_t j = 0; j < positions[q]; j += 16)
+                *(f32x16 *)(scores[q] + j) *= *(const f32x16 *)((const float *)(values + width * OPS_BLOCK) + j);
+        weights[q] = scores[q];
+    }
+    ptrdiff_t i = 0;
+    for (; i + 16 * OPS_TILE <= width; i += 16 * OPS_TILE)
+        OPS(mix)(dtype, bytes, queries, OPS_TILE, weights, values, width, i, positions, common, shrink, sum);
+    for (; i + 16 <= width; i += 16)
+        OPS(mix)(dtype, bytes, queries, 1, weights, values, width, i, positions, common, shrink, sum);
+    for (; i < width; i++)
+        for (int q = 0; q < queries; q++) {
+            float total = sum[q][i] * shrink[q];
+            for (ptrdiff_t j = 0; j < positions[q]; j++)
+                total += OPS(take_one)(dtype, values + j * width * bytes, i) * weights[q][j];
+            sum[q][i] = total;
+        }
+}
+
+#define OPS_ATTEND(dtype, bytes, queries) \
+    OPS(attend_of)(dtype, bytes, queries, query, keys, values, positions, width, scale, state, sum)
+
+#define OPS_ATTEND_QUERIES(dtype, bytes)                     \
+    switch (queries) {                                       \
+    case 1: OPS_ATTEND(dtype, bytes, 1); break;              \
+    case 2: OPS_ATTEND(dtype, bytes, 2); break;              \
+    case 3: OPS_ATTEND(dtype, bytes, 3); break;              \
+    default: OPS_ATTEND(dtype, bytes, OPS_QUERIES); break;   \
+    }
+
+BITNET_KERNEL void OPS(attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
+                               const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
+                               float *const *sum) {
+    BITNET_ASSERT(queries >= 1 && queries <= OPS_QUERIES);
+    switch (dtype) {
+    case OPS_FLOAT32: OPS_ATTEND_QUERIES(OPS_FLOAT32, 4) break;
+    case OPS_FLOAT16: OPS_ATTEND_QUERIES(OPS_FLOAT16, 2) break;
+    default: OPS_ATTEND_QUERIES(OPS_INT8, 1) break;
+    }
+    OPS_END();
+}
+
+#undef OPS_ATTEND
+#undef OPS_ATTEND_QUERIES
+
+/* Bytes of floats as int8: a = 127 / max |x|, round(x a) and the scale 1 / a; of zeros, zeros with the scale 0. */
+BITNET_INLINE float OPS(to_bytes)(const float *x, ptrdiff_t n, int8_t *bytes, ptrdiff_t stride) {
+    float largest = 0;
+    for (ptrdiff_t i = 0; i < n; i++) largest = BITNET_ABS(x[i]) > largest ? BITNET_ABS(x[i]) : largest;
+    const float a = largest > 0 ? 127.0f / largest : 0.0f;
+    /* Adding and taking away 1.5 * 2^23 rounds to an integer, halves to even. */
+    for (ptrdiff_t i = 0; i < n; i++) bytes[i * stride] = (int8_t)((x[i] * a + 12582912.0f) - 12582912.0f);
+    return largest / 127.0f;
+}
+
+BITNET_KERNEL void OPS(store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n,
+                                   void *block, ptrdiff_t position) {
+    if (dtype == OPS_INT8) {
+        for (ptrdiff_t p = 0; p < positions; p++) {
+            int8_t *to = (int8_t *)block;
+            const float scale = OPS(to_bytes)(x + p * x_stride, n, to + position + p, OPS_BLOCK);
+            ((float *)(to + n * OPS_BLOCK))[position + p] = scale;
+        }
+    } else if (positions == 16 && dtype == OPS_FLOAT16) {
+        /* A cache line holds 32 positions of a number: 16 at once spare 15 ways to it. */
+        for (ptrdiff_t i = 0; i < n; i++) {
+            float numbers[16];
+            for (int p = 0; p < 16; p++) numbers[p] = x[p * x_stride + i];
+            OPS_TO_HALVES(numbers, (uint16_t *)block + i * OPS_BLOCK + position);
+        }
+    } else {
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t p = 0; p < positions; p++) {
+                const ptrdiff_t at = i * OPS_BLOCK + position + p;
+                if (dtype == OPS_FLOAT32)
+                    ((float *)block)[at] = x[p * x_stride + i];
+                else
+                    ((uint16_t *)block)[at] = ops_float_to_half(x[p * x_stride + i]);
+            }
+    }
+    OPS_END();
+}
+
+BITNET_KERNEL void OPS(store_value)(int dtype, const float *x, ptrdiff_t n, void *block, ptrdiff_t position) {
+    if (dtype == OPS_INT8) {
+        const float scale = OPS(to_bytes)(x, n, (int8_t *)block + position * n, 1);
+        ((float *)((int8_t *)block + n * OPS_BLOCK))[position] = scale;
+    } else {
+        OPS(store_of)(dtype, x, n, (char *)block + position * n * (dtype == OPS_FLOAT32 ? 4 : 2));
+    }
+    OPS_END();
+}
