@@ -7,7 +7,7 @@ The map, from here to the instruction::
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files          tokenizer.py  sampling.py  kv_cache.py
     _core/program.pyx           the pass as a flat list of operations, and the running of it
-    _core/operations.pyx        what each operation does
+    _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
     bitnet.quantize_* ...       quant.py                numbers to codes and back

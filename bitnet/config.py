@@ -236,8 +236,8 @@ class EngineConfig(Config):
         Threads that compute together, 1 to 1024. None takes ``BITNET_NUM_THREADS``, or what this process may use.
     packing : {"auto", "i2", "t5"}
         How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is fast here.
-    kv_dtype : {"float16", "float32"}
-        Type of the cached keys and values: 2 or 4 bytes an element.
+    kv_dtype : {"float16", "float32", "int8"}
+        Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
     """
@@ -257,7 +257,7 @@ class EngineConfig(Config):
         self._choice("device", ("auto", "cpu"))
         self._whole("num_threads", range(1, 1025), or_none=True)
         self._choice("packing", ("auto", "i2", "t5"))
-        self._choice("kv_dtype", ("float16", "float32"))
+        self._choice("kv_dtype", ("float16", "float32", "int8"))
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
 
 

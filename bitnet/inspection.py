@@ -168,7 +168,7 @@ class _Survey:
 
     def head(self, name):
         own = f"{name}.weight"
-        return self._matrix(own if own in self.checkpoint else self._table), "float32", None
+        return self._matrix(own if own in self.checkpoint else self._table), "float32"
 
     def _matrix(self, name):
         shape = self._shape(name, (self.config.vocab_size, self.config.hidden_size))

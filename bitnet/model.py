@@ -11,6 +11,7 @@ import numpy as np
 
 from bitnet._core import packing, quant
 from bitnet._core.builder import Builder, TableInFile
+from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
 from bitnet.chat import ChatTemplate
@@ -190,22 +191,26 @@ class _Weights:
         self._tell(source)
         wanted = self.engine_config.head_dtype
         shape = self.checkpoint.info(source).shape
-        dtype = np.dtype({"int8": "i1", "float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
+        if len(shape) != 2:
+            raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)
         # In the core's memory, for its huge pages: a step reads all of it.
-        block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head")
-        stored = np.frombuffer(block, dtype).reshape(shape)
-        scales = np.empty(shape[0], np.float32) if wanted == "int8" else None
+        if wanted == "int8":
+            stored = Int8Rows(*shape)
+        else:
+            dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
+            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head")
+            stored = np.frombuffer(block, dtype).reshape(shape)
         for start in range(0, shape[0], 4096):
             rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))
             self.checkpoint.let_go()
             if wanted == "int8":
-                stored[start : start + 4096], scales[start : start + 4096] = quant.quantize_activations(rows)
+                stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
             elif wanted in ("float16", "float32"):
                 stored[start : start + 4096] = rows
             else:
                 bits = rows.view(np.uint32)
                 stored[start : start + 4096] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        return stored.view(np.uint16) if wanted == "float16" else stored, wanted, scales
+        return stored.view(np.uint16) if wanted == "float16" else stored, wanted
 
 
 def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:

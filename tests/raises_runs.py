@@ -11,6 +11,7 @@ import tiny
 from checkpoints import DATA, write_safetensors
 
 from bitnet._core import ops
+from bitnet._core.head import Int8Rows
 from bitnet._core.program import PAGE_TOKENS
 from bitnet.config import EngineConfig
 from bitnet.engine import InferenceEngine
@@ -96,8 +97,9 @@ def cancelled_between_runs():
     next(stream)
 
 
-def altered(*without, generation=None, **fields):
-    """Load the checkpoint with other fields in its configuration, or for generating, or without some tensors."""
+def altered(*without, generation=None, flat=(), **fields):
+    """Load the checkpoint with other fields in its configuration, or for generating, or without some tensors, or with
+    some that have lost their shape."""
     raw = json.loads((DATA / "llama-packed-bitlinear" / "config.json").read_text())
     for name, value in fields.items():
         raw[name] = {**raw[name], **value} if name in raw and isinstance(value, dict) else value
@@ -106,6 +108,7 @@ def altered(*without, generation=None, **fields):
             with open_checkpoint(CHECKPOINT) as checkpoint:
                 names = [name for name in checkpoint.names() if name not in without]
                 tensors = {name: (checkpoint.info(name).dtype, checkpoint.raw(name)) for name in names}
+                tensors |= {name: (tensors[name][0], tensors[name][1].reshape(-1)) for name in flat}
                 (Path(folder) / "config.json").write_text(json.dumps(raw))
                 (Path(folder) / "generation_config.json").write_text(json.dumps(generation or {}))
                 write_safetensors(Path(folder) / "model.safetensors", tensors)
@@ -139,6 +142,16 @@ ROWS = [
     ("_core/program.pyx", "InferenceError.not_finite",
      lambda: tiny.Runner(tiny.program(change={"model.norm.weight": nan})).alone([1, 2]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/head.pyx", "ShapeError.empty", lambda: Int8Rows(0, 3),
+     "an int8 table has shape (0, 3); it needs at least one row and one column"),
+    ("_core/head.pyx", "ShapeError.too_large", lambda: Int8Rows(1, 65537),
+     "the number of columns is 65537; the limit is 65536 columns"),
+    ("_core/head.pyx", "ShapeError.mismatch", lambda: Int8Rows(2, 3).fill(1, np.zeros((2, 3), np.int8), ONES[:, 0]),
+     "weights has shape (2, 3); it must be (1, 3)"),
+    ("_core/head.pyx", "ShapeError.columns", lambda: Int8Rows(2, 3).multiply(ONES),
+     "cannot multiply a 2 x 3 int8 table: the weight has 3 columns, the input 4"),
+    ("_core/head.pyx", "InferenceError.not_finite", lambda: Int8Rows(2, 4).multiply(ONES * np.nan),
+     "the input of 'x' has a number that is not finite; diagnosis shows where it began"),
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.rms_norm(ONES, ONES[0, :3].copy(), 1e-5),
      "gain has shape (3,); it must be (4,)"),
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.gate("silu", ONES, ONES[:1]),
@@ -157,6 +170,8 @@ ROWS = [
     ("model.py", "ModelLoadError.generation_config", lambda: altered(generation={"do_sample": True, "top_p": 2}),
      "the generation_config.json of '...' cannot be used: GenerationConfig.top_p is 2; it must be above 0 and at most "
      "1"),
+    ("model.py", "ModelLoadError.shape", lambda: altered(flat=["lm_head.weight"]),
+     "'lm_head.weight' has shape (131072,); the configuration needs (512, 256)"),
     ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1]]),
      "a prompt must be text or a list of token ids, one after the other"),
     ("model.py", "InferenceError.tokens", lambda: loaded().encode([[1], [1, 2]]),

@@ -425,7 +425,8 @@ def test_num_threads_is_checked():
 
 
 def test_words_of_an_engine_are_checked():
-    known_of = {"packing": "auto i2 t5", "kv_dtype": "float16 float32", "head_dtype": "int8 float16 bfloat16 float32"}
+    known_of = {"packing": "auto i2 t5", "kv_dtype": "float16 float32 int8",
+                "head_dtype": "int8 float16 bfloat16 float32"}  # fmt: skip
     for name, known in {"device": "auto cpu", **known_of}.items():
         known = known.split()
         assert [getattr(EngineConfig(**{name: word}), name) for word in known] == known

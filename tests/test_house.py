@@ -39,9 +39,10 @@ ARROWS = {
     "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.quant _core.packing _core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.builder": "errors _core.packing",
-    "_core.operations": "_core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.operations _core.ops _core.matmul _core.threads _core.memory "
-                     "_core.arrays",
+    "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
+    "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
+    "_core.program": "errors _core.builder _core.head _core.operations _core.ops _core.matmul _core.threads "
+                     "_core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "errors": "_errors",
@@ -58,8 +59,8 @@ ARROWS = {
     "inspection": "errors formats models _core.builder",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
-    "model": "errors config weight chat tokenizer formats formats.random models _core.memory _core.packing _core.quant "
-             "_core.builder _core.program",
+    "model": "errors config weight chat tokenizer formats formats.random models _core.head _core.memory _core.packing "
+             "_core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",
@@ -76,7 +77,7 @@ REQUIRED = {"bitnet", "numpy"}
 OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "kernel.h", "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}
+CONTRACTS = {"feature.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"

@@ -7,6 +7,7 @@ import reference
 
 from bitnet._core import packing, quant
 from bitnet._core.builder import Builder, TableInFile
+from bitnet._core.head import Int8Rows
 from bitnet._core.program import Execution, Program
 from bitnet.config import ModelConfig
 from bitnet.kv_cache import KVCache, Sequence
@@ -78,22 +79,23 @@ class Weights:
     def head(self, name):
         table, dtype = self.table(name), self.head_dtype
         if dtype == "float32":
-            return table, dtype, None
+            return table, dtype
         if dtype == "float16":
-            return table.astype(np.float16).view(np.uint16), dtype, None
+            return table.astype(np.float16).view(np.uint16), dtype
         if dtype == "bfloat16":
-            return (table.view(np.uint32) >> 16).astype(np.uint16), dtype, None
-        codes, scales = quant.quantize_activations(table)
-        return codes, dtype, scales
+            return (table.view(np.uint32) >> 16).astype(np.uint16), dtype
+        rows = Int8Rows(*table.shape)
+        rows.fill(0, *quant.quantize_activations(table))
+        return rows, dtype
 
     def head_floats(self, name):
         """The head's numbers as they are stored."""
-        stored, dtype, scales = self.head(name)
+        stored, dtype = self.head(name)
         if dtype == "float16":
             return stored.view(np.float16).astype(np.float32)
         if dtype == "bfloat16":
             return (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored if scales is None else stored * scales[:, None]
+        return stored if dtype == "float32" else stored.dequantize()
 
 
 def builder(weights, family="bitnet"):

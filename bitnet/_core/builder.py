@@ -64,7 +64,7 @@ class Builder:
         Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed(name)`` (a `PackedWeight`),
         ``own_norm(name)`` (the gain and eps of an RMSNorm that a linear layer has of its own, or None),
         ``embedding(name)`` (a table, which may be a `TableInFile`, and its dtype's name) and ``head(name)`` (a table,
-        its dtype's name, and scales or None).
+        for int8 an `Int8Rows`, and its dtype's name).
     config : ModelConfig
     """
 
@@ -140,9 +140,9 @@ class Builder:
 
     def head(self, x, name):
         """The logits: the last operation."""
-        table, dtype, scales = self.weights.head(name)
+        table, dtype = self.weights.head(name)
         self._fits(name, table.shape, (self.config.vocab_size, x.width))
-        self._append("head", name, [x], None, table=table, dtype=dtype, scales=scales)
+        self._append("head", name, [x], None, table=table, dtype=dtype)
 
     def _fits(self, name, got, needed):
         if tuple(got) != tuple(needed):

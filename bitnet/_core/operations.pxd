@@ -1,5 +1,6 @@
 from libc.stdint cimport int32_t, uint8_t, uintptr_t
 
+from bitnet._core.head cimport HeadJob
 from bitnet._core.matmul cimport Job
 from bitnet._core.ops cimport bitnet_ops
 
@@ -28,7 +29,7 @@ cdef struct Operation:
     int file                       # EMBED: its descriptor, the table's first byte there, and bytes of a number
     Py_ssize_t offset, item_bytes
     Py_ssize_t rows, row_bytes
-    const float *scales            # HEAD: of each row, or NULL
+    HeadJob head                   # HEAD, of int8 rows
     Py_ssize_t layer               # ROPE, ATTEND
     float factor                   # ATTEND: of the scores
 

@@ -9,8 +9,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
+from bitnet._core.head cimport multiply_rows
 from bitnet._core.matmul cimport multiply
-from bitnet._core.ops cimport OPS_BLOCK, OPS_QUERIES
+from bitnet._core.ops cimport OPS_BLOCK, OPS_INT8, OPS_QUERIES
 from bitnet._core.threads cimport raise_flag, run
 
 cdef extern from "<unistd.h>" nogil:
@@ -131,14 +132,10 @@ cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
     """Some rows of the head, each read once for all tokens that are wanted."""
     cdef const Run *r = <const Run *>data
     cdef Py_ssize_t row, out, first = unit * r.rows_per_unit
-    cdef float logit
     for row in range(first, min(first + r.rows_per_unit, r.now.rows)):
         for out in range(r.n_outputs):
-            logit = r.ops.dot(r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]),
-                              r.now.source_width)
-            if r.now.scales != NULL:
-                logit *= r.now.scales[row]
-            r.logits[out * r.now.rows + row] = logit
+            r.logits[out * r.now.rows + row] = r.ops.dot(
+                r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]), r.now.source_width)
 
 
 cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
@@ -161,6 +158,10 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         run(_gate, r, r.tokens, threads)
     elif o.kind == ADD:
         run(_add, r, r.tokens, threads)
+    elif r.n_outputs and o.dtype == OPS_INT8:
+        o.head.x, o.head.x_stride, o.head.picked, o.head.tokens = _source(r, 0), o.source_width, r.outputs, r.n_outputs
+        o.head.y = r.logits
+        return multiply_rows(&o.head, job_scratch, threads)
     elif r.n_outputs:
         r.rows_per_unit = max(<Py_ssize_t>16, o.rows // (16 * threads))
         run(_head, r, (o.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)

@@ -17,6 +17,7 @@ import numpy as np
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
+from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
@@ -122,14 +123,14 @@ cdef class Program:
                 op.dtype, op.file, op.offset = DTYPES[stored.dtype], stored.file.fileno(), stored.offset
                 op.item_bytes = _NUMPY[stored.dtype]().itemsize
                 op.rows, op.row_bytes = stored.shape[0], stored.shape[1] * op.item_bytes
+            elif op.kind == HEAD and isinstance(operation["table"], Int8Rows):
+                op.dtype, op.rows = OPS_INT8, config.vocab_size
+                load_rows(&op.head, operation["table"])
             elif op.kind in (EMBED, HEAD):
                 stored = checked_matrix(operation["table"], operation["name"], _NUMPY[operation["dtype"]])
                 op.dtype = DTYPES[operation["dtype"]]
                 op.table = <const uint8_t *><uintptr_t>stored.ctypes.data
                 op.rows, op.row_bytes = stored.shape[0], stored.strides[0]
-                if operation.get("scales") is not None:
-                    floats = operation["scales"]
-                    op.scales = &floats[0]
 
     @property
     def page_bytes(self):
@@ -199,6 +200,8 @@ cdef class Execution:
         for i in range(program._count):
             if program._operations[i].kind == LINEAR:
                 most = max(most, scratch_bytes(&program._operations[i].job, self.max_tokens))
+            elif program._operations[i].kind == HEAD and program._operations[i].dtype == OPS_INT8:
+                most = max(most, head_scratch_bytes(&program._operations[i].head, self.max_tokens))
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")

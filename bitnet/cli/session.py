@@ -26,7 +26,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
     """
     parser.add_argument("--packing", default="auto", metavar="NAME", help="auto, i2 or t5 (default: auto)")
-    parser.add_argument("--kv-dtype", default="float16", metavar="NAME", help="float16 or float32 (default: float16)")
+    parser.add_argument("--kv-dtype", default="float16", metavar="NAME",
+                        help="float16, float32 or int8 (default: float16)")
     parser.add_argument("--head-dtype", default="int8", metavar="NAME",
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
 

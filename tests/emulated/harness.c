@@ -10,6 +10,7 @@
 #  include "simde.h"
 #endif
 
+#include "kernels/head.h"
 #include "kernels/i2.h"
 #include "kernels/quant.h"
 #include "kernels/t5.h"
@@ -24,8 +25,8 @@ static uint32_t bitnet_cpu_features(void) { return UINT32_MAX; }
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { I2, T5, QUANT, KINDS, MAX_KERNELS = 8 };
-static const char *const KIND_NAMES[KINDS] = {"i2", "t5", "quant"};
+enum { I2, T5, QUANT, HEAD, KINDS, MAX_KERNELS = 8 };
+static const char *const KIND_NAMES[KINDS] = {"i2", "t5", "quant", "head"};
 static const bitnet_kernel *const PANEL_KERNELS[] = {I2_KERNELS, T5_KERNELS};
 
 static char case_name[64];
@@ -103,6 +104,31 @@ static void panel_case(FILE *file, int kind) {
 }
 
 typedef struct {
+    int64_t tiles, inputs, x_stride;
+} head_header;
+
+/* header, w, x, sums[16 * input + row] without bias, the sums of x */
+static void head_case(FILE *file) {
+    head_header h;
+    read_bytes(file, &h, sizeof h);
+    const guarded w = read_array(file, (size_t)h.tiles * HEAD_TILE_BYTES);
+    const guarded x = read_array(file, (size_t)((h.inputs - 1) * h.x_stride + h.tiles * HEAD_COLS));
+    const guarded expected = read_array(file, (size_t)h.inputs * 16 * sizeof(int32_t));
+    const guarded x_sums = read_array(file, (size_t)h.inputs * sizeof(int32_t)), sums = guarded_array(expected.size);
+    for (int k = 0; HEAD_KERNELS[k].isa; k++) {
+        const bitnet_head_kernel *kernel = &HEAD_KERNELS[k];
+        if (!can_run(kernel->needs)) continue;
+        memset(sums.data, 0x5a, sums.size);
+        kernel->panel(w.data, x.data, h.x_stride, sums.data, h.tiles, h.inputs);
+        for (long i = 0; i < 16 * h.inputs; i++)
+            ((int32_t *)sums.data)[i] -= kernel->bias * ((const int32_t *)x_sums.data)[i / 16];
+        COMPARE(HEAD, kernel->isa, "sums", int32_t, sums.data, expected.data, 16 * h.inputs);
+        equal_cases[HEAD][k]++;
+    }
+    release(w), release(x), release(expected), release(x_sums), release(sums);
+}
+
+typedef struct {
     int64_t n, is_finite;
     float s, a;
     uint32_t largest;
@@ -160,6 +186,8 @@ int main(int argc, char **argv) {
         case_name[sizeof case_name - 1] = 0;
         if (kind == QUANT)
             quant_case(file);
+        else if (kind == HEAD)
+            head_case(file);
         else if (kind == I2 || kind == T5)
             panel_case(file, (int)kind);
         else
@@ -169,5 +197,6 @@ int main(int argc, char **argv) {
     for (int p = I2; p <= T5; p++)
         for (int k = 0; PANEL_KERNELS[p][k].isa; k++) report(p, k, PANEL_KERNELS[p][k].isa, PANEL_KERNELS[p][k].needs);
     for (int k = 0; QUANT_KERNELS[k].isa; k++) report(QUANT, k, QUANT_KERNELS[k].isa, QUANT_KERNELS[k].needs);
+    for (int k = 0; HEAD_KERNELS[k].isa; k++) report(HEAD, k, HEAD_KERNELS[k].isa, HEAD_KERNELS[k].needs);
     return 0;
 }

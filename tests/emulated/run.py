@@ -42,7 +42,7 @@ PACKAGES = {
 }
 # As in setup.py, with more warnings, and with the assertions of the kernels.
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-ffp-contract=off", "-DBITNET_DEBUG=1"]
-I2, T5, QUANT = range(3)
+I2, T5, QUANT, HEAD = range(4)
 TILE_COLS = {I2: 16, T5: 20}
 NAMES = {I2: "i2", T5: "t5"}
 
@@ -164,11 +164,37 @@ def quant_cases(file, rng):
                 quant_case(file, rng, f"{value} at {at}, n {n}", one_large)
 
 
+def head_case(file, rng, tiles, inputs, w_value, x_value, gap=0):
+    """`w_value` and `x_value` are the only value, or None for random ones."""
+    cols = 4 * tiles
+    stride = cols + gap
+    w = rng.integers(-127, 128, (16, cols)) if w_value is None else np.full((16, cols), w_value)
+    x = rng.integers(-128, 128, (inputs, stride)).astype(np.int8)
+    if x_value is not None:
+        x[:, :cols] = x_value
+    used = x[:, :cols].astype(np.int64)
+    packed = w.astype(np.int8).reshape(16, tiles, 4).transpose(1, 0, 2)
+    values = ["random" if value is None else value for value in (w_value, x_value)]
+    name = f"{tiles} tiles, {inputs} inputs, w {values[0]}, x {values[1]}, gap {gap}"
+    write_case(file, HEAD, name, np.array([tiles, inputs, stride], np.int64), packed,
+               x.reshape(-1)[: (inputs - 1) * stride + cols], (used @ w.T).astype(np.int32),
+               used.sum(axis=1).astype(np.int32))
+
+
+def head_cases(file, rng):
+    values = [(None, None), (127, -128), (-127, -128), (127, 127), (-127, 127)]
+    for tiles, inputs, (w_value, x_value) in itertools.product([1, 2, 3, 8, 65, 640, 16384], [2, 4, 6, 8], values):
+        head_case(file, rng, tiles, inputs, w_value, x_value)
+    for tiles, inputs in itertools.product([1, 13], [2, 4, 6, 8]):
+        head_case(file, rng, tiles, inputs, None, None, gap=5)
+
+
 def write_cases(path):
     rng = np.random.default_rng(158)
     with path.open("wb") as file:
         panel_cases(file, rng)
         quant_cases(file, rng)
+        head_cases(file, rng)
 
 
 # ---- the modes ----

@@ -71,8 +71,8 @@ def test_the_packing_that_is_chosen_has_the_known_logits_too(name):
     assert away(tiny.Runner(model.program).alone(answer(name, "prompt")), name) < BOUND
 
 
-# The greedy tokens are not protected from rounding ties. Of this checkpoint PyTorch's float32 gives a twelfth token that
-# the same function in float64 (a forward pass in NumPy, on the tokens before it) does not give.
+# The greedy tokens are not protected from rounding ties. Of this checkpoint PyTorch's float32 gives a twelfth token
+# that the same function in float64 (a forward pass in NumPy, on the tokens before it) does not give.
 DECIDED = {"llama-packed-bitlinear": 11}
 
 

@@ -1,0 +1,111 @@
+"""The int8 head: exact sums of split inputs, the same bits on every instruction set, and how near it is to floats."""
+
+import numpy as np
+import pytest
+
+from bitnet._core import cpu, head
+from bitnet._core.head import Int8Rows
+from bitnet.errors import InferenceError, ShapeError, TensorError
+
+SHAPES = [(1, 1), (3, 5), (16, 4), (17, 8), (33, 127), (100, 256), (40, 2561)]
+LARGEST = 127 * 256 + 127
+
+
+def table(rng, rows, cols):
+    weights = rng.integers(-127, 128, (rows, cols)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.1, rows).astype(np.float32)
+    made = Int8Rows(rows, cols)
+    made.fill(0, weights, scales)
+    return made, weights, scales
+
+
+def formula(weights, scales, x):
+    """The docstring of head.pyx, in NumPy."""
+    most = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30))
+    n = np.rint(x * (np.float32(LARGEST) / most)).astype(np.int64)
+    total = (n @ weights.T.astype(np.int64)).astype(np.float64).astype(np.float32)
+    return total * (scales * (most / np.float32(LARGEST)))
+
+
+def test_the_forced_kernel_is_the_one_that_runs(isa):
+    assert head.kernel_name() == {"avx512vbmi": "avx512vnni"}.get(isa, isa)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_a_product_is_the_formula_bit_for_bit(isa, rng, rows, cols, tokens):
+    made, weights, scales = table(rng, rows, cols)
+    x = (rng.normal(size=(tokens, cols)) * 10.0 ** rng.integers(-8, 8, (tokens, 1))).astype(np.float32)
+    for num_threads in (1, 3):
+        np.testing.assert_array_equal(made.multiply(x, num_threads), formula(weights, scales, x))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_sums_do_not_overflow(isa, sign):
+    cols = 65536
+    made = Int8Rows(2, cols)
+    weights = np.full((2, cols), 127, np.int8) * np.array([[1], [-1]], np.int8)
+    made.fill(0, weights, np.ones(2, np.float32))
+    x = np.full((1, cols), sign * 3.0, np.float32)
+    np.testing.assert_array_equal(made.multiply(x), formula(weights, np.ones(2, np.float32), x))
+
+
+def test_rows_may_come_in_parts_and_be_read_back(rng):
+    weights = rng.integers(-127, 128, (50, 21)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.1, 50).astype(np.float32)
+    made = Int8Rows(50, 21)
+    for start in (0, 7, 30):
+        made.fill(start, weights[start : start + 23], scales[start : start + 23])
+    np.testing.assert_array_equal(made.dequantize(), weights * scales[:, None])
+    assert made.nbytes == 64 * 24
+
+
+def test_the_input_is_rounded_far_less_than_the_weights_were(rng):
+    made, weights, scales = table(rng, 64, 2560)
+    x = rng.normal(size=(8, 2560)).astype(np.float32)
+    exact = x.astype(np.float64) @ (weights * scales.astype(np.float64)[:, None]).T
+    # Half a step of max |x| / 32639 for each number, and float32's rounding of the result.
+    bound = np.abs(x).max(-1, keepdims=True) / 65278 * np.abs(weights * scales[:, None]).sum(-1) + 1e-5 * np.abs(exact)
+    assert (np.abs(made.multiply(x) - exact) <= bound).all()
+
+
+def test_zeros_and_tiny_numbers_give_finite_products(isa, rng):
+    made, *_ = table(rng, 5, 8)
+    assert (made.multiply(np.zeros((1, 8), np.float32)) == 0).all()
+    assert np.isfinite(made.multiply(np.full((1, 8), 1e-45, np.float32))).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_input_that_is_not_finite_is_refused(isa, rng, bad):
+    made, *_ = table(rng, 5, 8)
+    x = np.ones((2, 8), np.float32)
+    x[1, 3] = bad
+    with pytest.raises(InferenceError, match="not finite"):
+        made.multiply(x)
+
+
+def test_every_isa_gives_the_same_bits(rng):
+    made, *_ = table(rng, 37, 130)
+    x = rng.normal(size=(3, 130)).astype(np.float32)
+    before, found = cpu.isa(), []
+    try:
+        for name in cpu.possible_isas():
+            cpu.select_isa(name)
+            found.append(made.multiply(x).tobytes())
+    finally:
+        cpu.select_isa(before)
+    assert len(set(found)) == 1
+
+
+def test_what_does_not_fit_is_refused(rng):
+    made, weights, scales = table(rng, 4, 8)
+    with pytest.raises(ShapeError, match=r"an int8 table has shape \(0, 3\)"):
+        Int8Rows(0, 3)
+    with pytest.raises(ShapeError, match="the number of columns is 65537; the limit is 65536 columns"):
+        Int8Rows(1, 65537)
+    with pytest.raises(ShapeError, match=r"weights has shape \(4, 8\); it must be \(3, 8\)"):
+        made.fill(1, weights, scales)
+    with pytest.raises(TensorError, match="weights has dtype int16"):
+        made.fill(0, weights.astype(np.int16), scales)
+    with pytest.raises(ShapeError, match="the weight has 8 columns, the input 7"):
+        made.multiply(np.ones((1, 7), np.float32))
