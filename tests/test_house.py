@@ -36,12 +36,14 @@ ARROWS = {
     "_core.source": "_core.quant",
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
-    "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.quant _core.packing _core.packings.contract",
+    "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
+    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.quant _core.packing "
+                    "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.builder": "errors _core.packing",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.head _core.operations _core.ops _core.matmul _core.threads "
+    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.threads "
                      "_core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -77,7 +79,8 @@ REQUIRED = {"bitnet", "numpy"}
 OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}
+CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",
+             "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"

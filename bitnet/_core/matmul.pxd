@@ -1,5 +1,6 @@
 from libc.stdint cimport int8_t, int32_t, uint8_t
 
+from bitnet._core.gemm cimport GemmJob
 from bitnet._core.packing cimport PackedWeight
 from bitnet._core.packings.contract cimport bitnet_panel
 from bitnet._core.quant cimport bitnet_quant_kernel
@@ -8,7 +9,8 @@ cdef enum:
     # Units of panels, for one unit of tokens; at least two for each of 1024 threads.
     MAX_PANEL_UNITS = 2048
 
-# A product in the making: `load_weight`, then x or x_int, tokens, y or y_int, y_stride and starts, then `multiply`.
+# A product in the making: `load_weight`, then x or x_int, tokens, y or y_int, y_stride, starts, gemm_scratch and
+# gemm_threads, then `multiply`.
 ctypedef struct Job:
     # The weight.
     bitnet_panel panel
@@ -38,6 +40,10 @@ ctypedef struct Job:
     # The units.
     Py_ssize_t prepare_tokens, unit_tokens, panel_units
     Py_ssize_t *starts             # MAX_PANEL_UNITS + 1 numbers
+    # For many tokens, where there is a kernel for them (else `gemm.kernel` is NULL): `gemm_scratch_bytes(gemm_threads)`.
+    GemmJob gemm
+    uint8_t *gemm_scratch
+    int gemm_threads
 
 # Fill in all that follows from the weight and from the instruction set in use.
 cdef int load_weight(Job *job, PackedWeight weight) except -1

@@ -16,6 +16,15 @@ import numpy as np
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from bitnet._core.gemm cimport (
+    GEMM_LEAST_TOKENS,
+    GEMM_PANELS,
+    GEMM_ROWS,
+    GEMM_TOKENS,
+    gemm_kernel,
+    gemm_scratch_bytes,
+    multiply_many,
+)
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.packing cimport PackedWeight, packing_kernel
 from bitnet._core.packings.contract cimport (
@@ -184,17 +193,32 @@ cdef int load_weight(Job *job, PackedWeight weight) except -1:
     job.group_tiles = job.group_cols // weight.layout.tile_cols if job.has_groups else weight.tiles
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
+    job.gemm.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, 0
+    if kernel != NULL and kernel.groups != NULL and not job.has_groups:
+        job.gemm.kernel, job.gemm.groups = gemm_kernel(), kernel.groups
+        job.gemm.w, job.gemm.panel_bytes, job.gemm.tiles = job.w, job.panel_bytes, job.tiles
+        job.gemm.tile_cols, job.gemm.blocks = weight.layout.tile_cols, job.panels // GEMM_PANELS
+        job.gemm.scale_step = job.scale_step
+        if job.gemm.blocks * GEMM_ROWS > job.rows:  # the last panel is not whole
+            job.gemm.blocks -= 1
+        if job.gemm.blocks == 0:
+            job.gemm.kernel = NULL
     return 0
 
 
 cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil:
-    return tokens * (job.q_stride + 4 * job.groups + 4)
+    return _whole(tokens) * job.q_stride + tokens * (4 * job.groups + 4)
+
+
+cdef inline Py_ssize_t _whole(Py_ssize_t tokens) noexcept nogil:
+    """Tokens that kernels for several of them may read."""
+    return (tokens + GEMM_TOKENS - 1) // GEMM_TOKENS * GEMM_TOKENS
 
 
 cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     cdef Py_ssize_t token_units
     job.q = <int8_t *>scratch
-    job.q_sums = <int32_t *>(scratch + job.tokens * job.q_stride)
+    job.q_sums = <int32_t *>(scratch + _whole(job.tokens) * job.q_stride)
     job.factors = <float *>(job.q_sums + job.tokens * job.groups)
     job.failed = 0
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
@@ -203,18 +227,38 @@ cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
     _cut_panels(job, threads)
     run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
-    if not job.failed:
-        run(_multiply, job, token_units * job.panel_units, threads)
-    return job.failed
+    if job.failed:
+        return 1
+    if job.gemm.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= GEMM_LEAST_TOKENS:
+        _multiply_many(job, min(threads, job.gemm_threads))
+        # What is no whole block is left.
+        job.starts[0], job.starts[1] = job.gemm.blocks * GEMM_PANELS, job.panels
+        job.panel_units = 1 if job.starts[0] < job.panels else 0
+    run(_multiply, job, token_units * job.panel_units, threads)
+    return 0
+
+
+cdef void _multiply_many(Job *job, int threads) noexcept nogil:
+    cdef Py_ssize_t t
+    for t in range(job.tokens, _whole(job.tokens)):
+        memset(job.q + t * job.q_stride, 0, job.q_stride)
+    job.gemm.q, job.gemm.q_stride, job.gemm.tokens, job.gemm.factors = job.q, job.q_stride, job.tokens, job.factors
+    job.gemm.y = <void *>job.y if job.y != NULL else <void *>job.y_int
+    job.gemm.scales = job.scales if job.y != NULL else NULL
+    job.gemm.y_stride, job.gemm.scratch = job.y_stride, job.gemm_scratch
+    multiply_many(&job.gemm, threads)
 
 
 cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
     """A product by itself: with scratch memory of its own."""
     cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
-    cdef Block scratch
+    cdef Block scratch, gemm_scratch
     cdef int failed
     load_weight(job, weight)
-    checked_product(job.tokens, job.q_stride + 4 * job.groups + 4, "quantised inputs")
+    checked_product(job.tokens + GEMM_TOKENS, job.q_stride + 4 * job.groups + 4, "quantised inputs")
+    if job.gemm.kernel != NULL and job.tokens >= GEMM_LEAST_TOKENS:
+        gemm_scratch = allocate(gemm_scratch_bytes(threads), "expanded weights")
+        job.gemm_scratch, job.gemm_threads = gemm_scratch.data, threads
     scratch = allocate(scratch_bytes(job, job.tokens), "quantised inputs")
     job.starts, job.y_stride = starts, weight.rows
     with nogil:

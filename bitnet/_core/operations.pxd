@@ -47,6 +47,8 @@ cdef struct Run:
     const bitnet_ops *ops
     Operation *now                 # of the run's own: a product keeps its present inputs there
     Py_ssize_t *starts             # of the units of a product
+    uint8_t *gemm_scratch          # for products of many tokens
+    int gemm_threads
     uint8_t *scratch
     Py_ssize_t tokens
     const int32_t *ids

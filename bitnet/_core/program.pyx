@@ -17,6 +17,7 @@ import numpy as np
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 
+from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
@@ -188,7 +189,8 @@ cdef class Execution:
 
     cdef readonly Program program
     cdef readonly Py_ssize_t max_tokens
-    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips
+    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch
+    cdef int _gemm_threads
     cdef int _is_cancelled
     cdef public bint traces, diagnoses
     cdef readonly list trace
@@ -204,6 +206,8 @@ cdef class Execution:
                 most = max(most, head_scratch_bytes(&program._operations[i].head, self.max_tokens))
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
+        self._gemm_threads = thread_count(None)
+        self._gemm_scratch = allocate(gemm_scratch_bytes(self._gemm_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
@@ -279,6 +283,7 @@ cdef class Execution:
         r.pages = <const uintptr_t *const *>&page_view[0]
         r.cosine, r.sine = &cosine[0, 0], &sine[0, 0]
         r.starts = <Py_ssize_t *>self._starts.data
+        r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
         self.trace = []
         for_each = self.traces or self.diagnoses

@@ -77,6 +77,19 @@ BITNET_KERNEL void i2_panel_avx512vnni(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
+BITNET_KERNEL void i2_groups_avx512vnni(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups) {
+    BITNET_ASSERT_PANEL(w, tiles, 1);
+    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, w += BITNET_TILE_BYTES, groups += 256) {
+        const __m512i packed_u8x64 = _mm512_load_si512(w);
+        _mm512_store_si512(groups, _mm512_and_si512(packed_u8x64, ones_u8x64));
+        _mm512_store_si512(groups + 64, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 2), ones_u8x64));
+        _mm512_store_si512(groups + 128, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 4), ones_u8x64));
+        _mm512_store_si512(groups + 192, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 6), ones_u8x64));
+    }
+    _mm256_zeroupper();
+}
+
 BITNET_TARGET_END
 #endif
 

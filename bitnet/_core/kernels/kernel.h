@@ -12,7 +12,7 @@
  *
  * One kernel serves decoding (one token) and prefill (many): it decodes a tile's codes once, into registers, and
  * multiplies them with up to 8 tokens. With 128 tokens i2 runs so at 0.90 to 0.95 of the multiply peak of AVX512-VNNI
- * (bench/README.md): little could be gained by unpacking codes to memory first. */
+ * (bench/README.md). Only gemm_kernel.h goes beyond that peak. */
 #ifndef BITNET_KERNEL_H
 #define BITNET_KERNEL_H
 
@@ -48,10 +48,14 @@ typedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, ptrdiff_t x_stri
         BITNET_ASSERT((tokens) >= 1 && (tokens) <= BITNET_TOKENS);                                                     \
     } while (0)
 
+/* Decodes tiles: the codes of each group, 64 bytes (byte 4 r + c is row r's column c), one group after another. */
+typedef void (*bitnet_groups)(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups);
+
 typedef struct {
     const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */
     uint32_t needs;  /* the features it cannot do without */
     bitnet_panel panel;
+    bitnet_groups groups; /* for products of many tokens (gemm_kernel.h), where those have a kernel; or NULL */
 } bitnet_kernel;
 
 #endif

@@ -23,15 +23,25 @@ BITNET_INLINE __m512i t5_four_inputs_avx512vbmi(const int8_t *x) {
     return _mm512_set1_epi32(four);
 }
 
-/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers.
- * vpdpbusd takes 4 cycles: for 1 and 2 tokens the sums are split once more, so that at least 4 chains run. */
-BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
-                                        ptrdiff_t tiles, const int tokens) {
+/* A tile's codes: of the first group, and of the other four, 2 bits each. */
+BITNET_INLINE void t5_codes_avx512vbmi(const uint8_t *w, __m512i *first_u8x64, __m512i *others_u8x64) {
     const __m512i first0_u8x64 = _mm512_load_si512(T5_FIRST_CODE);
     const __m512i first1_u8x64 = _mm512_load_si512(T5_FIRST_CODE + 64);
     const __m512i others0_u8x64 = _mm512_load_si512(T5_OTHER_CODES);
     const __m512i others1_u8x64 = _mm512_load_si512(T5_OTHER_CODES + 64);
-    const __m512i two_u8x64 = _mm512_set1_epi8(2), four_twos_u8x64 = _mm512_set1_epi8((char)0xaa);
+    const __m512i packed_i8x64 = _mm512_load_si512(w);
+    const __m512i magnitude_u8x64 = _mm512_abs_epi8(packed_i8x64);
+    const __mmask64 is_negative = _mm512_movepi8_mask(packed_i8x64);
+    const __m512i first = _mm512_permutex2var_epi8(first0_u8x64, magnitude_u8x64, first1_u8x64);
+    const __m512i others = _mm512_permutex2var_epi8(others0_u8x64, magnitude_u8x64, others1_u8x64);
+    *first_u8x64 = _mm512_mask_sub_epi8(first, is_negative, _mm512_set1_epi8(2), first);
+    *others_u8x64 = _mm512_mask_sub_epi8(others, is_negative, _mm512_set1_epi8((char)0xaa), others);
+}
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers.
+ * vpdpbusd takes 4 cycles: for 1 and 2 tokens the sums are split once more, so that at least 4 chains run. */
+BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                        ptrdiff_t tiles, const int tokens) {
     const __m512i ones_u8x64 = _mm512_set1_epi8(0x03), fours_u8x64 = _mm512_set1_epi8(0x0c);
     const int half = tokens <= 2 ? BITNET_TOKENS : 0;
     __m512i one_i32x16[2 * BITNET_TOKENS], four_i32x16[2 * BITNET_TOKENS];
@@ -42,13 +52,8 @@ BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdi
     for (ptrdiff_t tile = 0; tile < tiles; tile++) {
         const uint8_t *at = w + tile * BITNET_TILE_BYTES;
         BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
-        const __m512i packed_i8x64 = _mm512_load_si512(at);
-        const __m512i magnitude_u8x64 = _mm512_abs_epi8(packed_i8x64);
-        const __mmask64 is_negative = _mm512_movepi8_mask(packed_i8x64);
-        __m512i group0_u8x64 = _mm512_permutex2var_epi8(first0_u8x64, magnitude_u8x64, first1_u8x64);
-        __m512i low_u8x64 = _mm512_permutex2var_epi8(others0_u8x64, magnitude_u8x64, others1_u8x64);
-        group0_u8x64 = _mm512_mask_sub_epi8(group0_u8x64, is_negative, two_u8x64, group0_u8x64);
-        low_u8x64 = _mm512_mask_sub_epi8(low_u8x64, is_negative, four_twos_u8x64, low_u8x64);
+        __m512i group0_u8x64, low_u8x64;
+        t5_codes_avx512vbmi(at, &group0_u8x64, &low_u8x64);
         const __m512i high_u8x64 = _mm512_srli_epi16(low_u8x64, 4);
         const __m512i group1_u8x64 = _mm512_and_si512(low_u8x64, ones_u8x64);
         const __m512i group2_u8x64 = _mm512_and_si512(low_u8x64, fours_u8x64);
@@ -87,6 +92,21 @@ BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdif
     case 6: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 6); break;
     case 7: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 7); break;
     default: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 8); break;
+    }
+    _mm256_zeroupper();
+}
+
+BITNET_KERNEL void t5_groups_avx512vbmi(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups) {
+    BITNET_ASSERT_PANEL(w, tiles, 1);
+    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
+    for (ptrdiff_t tile = 0; tile < tiles; tile++, w += BITNET_TILE_BYTES, groups += 320) {
+        __m512i first_u8x64, others_u8x64;
+        t5_codes_avx512vbmi(w, &first_u8x64, &others_u8x64);
+        _mm512_store_si512(groups, first_u8x64);
+        _mm512_store_si512(groups + 64, _mm512_and_si512(others_u8x64, ones_u8x64));
+        _mm512_store_si512(groups + 128, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64));
+        _mm512_store_si512(groups + 192, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64));
+        _mm512_store_si512(groups + 256, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64));
     }
     _mm256_zeroupper();
 }

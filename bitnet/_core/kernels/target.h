@@ -84,6 +84,13 @@
 #  define OPS_SHUFFLE(v, ...) \
      __builtin_shuffle(v, (int32_t __attribute__((vector_size(64)))){__VA_ARGS__})
 #endif
+/* Loops whose registers a compiler cannot be trusted with; never where the kernels are emulated. */
+#if defined(BITNET_EMULATED)
+#  define BITNET_HAS_ASM 0
+#else
+#  define BITNET_HAS_ASM 1
+#  define BITNET_ASM __asm__ volatile
+#endif
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
 
