@@ -11,6 +11,7 @@ The map, from here to the instruction::
         │
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
     bitnet.quantize_* ...       quant.py                numbers to codes and back
+    bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │
@@ -25,11 +26,12 @@ The map, from here to the instruction::
 
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
-from bitnet.config import EngineConfig, GenerationConfig, ModelConfig, QuantizationConfig
+from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
 from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
 from bitnet.inspection import inspect_checkpoint
+from bitnet.memory import HybridMemoryPool, LeakReport, MemoryHandle, MemoryStats
 from bitnet.model import Model, random_model
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
 from bitnet.weight import TernaryWeight
@@ -40,8 +42,13 @@ __all__ = [
     "Completion",
     "EngineConfig",
     "GenerationConfig",
+    "HybridMemoryPool",
     "InferenceEngine",
+    "LeakReport",
     "LoadedModel",
+    "MemoryHandle",
+    "MemoryPoolConfig",
+    "MemoryStats",
     "Model",
     "ModelConfig",
     "Piece",

@@ -14,7 +14,7 @@ This module imports nothing of ours but its own root, `bitnet._errors`: everythi
 
 import builtins
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, SupportsFloat
 
 from bitnet._errors import BRIEF, BitNetError, ErrorContext, bytes_text, index_text, listed, number_text, shape_text
@@ -224,6 +224,12 @@ class QuantizationError(BitNetError, ValueError):
                    what=what, value=value, index=tuple(index))
 
 
+def _largest(tags: Mapping[str, int]) -> str:
+    """The tags with most bytes, in brackets."""
+    largest = sorted(tags.items(), key=lambda item: -item[1])[:3]
+    return " (" + ", ".join(f"{tag}: {bytes_text(nbytes)}" for tag, nbytes in largest) + ")" if largest else ""
+
+
 class KernelError(BitNetError, RuntimeError):
     """No kernel can do what was asked."""
 
@@ -243,7 +249,7 @@ class KernelError(BitNetError, RuntimeError):
 
 
 class MemoryError(BitNetError, builtins.MemoryError):
-    """Native memory could not be had."""
+    """Native memory could not be had, or was misused."""
 
     @classmethod
     def allocation(cls, nbytes: int, what: str) -> Self:
@@ -257,6 +263,47 @@ class MemoryError(BitNetError, builtins.MemoryError):
         product = " x ".join(str(size) for size in sizes)
         return cls(f"cannot allocate {product} bytes for {what}: the size does not fit in an address",
                    what=what, sizes=tuple(sizes))
+
+    @classmethod
+    def limit(cls, nbytes: int, what: str, used: int, limit: int, tags: Mapping[str, int]) -> Self:
+        """A pool's limit is in the way; `tags` are the bytes in use by what they are for."""
+        return cls(
+            f"cannot allocate {bytes_text(nbytes)} for {what}: {bytes_text(used)} of the pool's limit of "
+            f"{bytes_text(limit)} are in use{_largest(tags)}; free some, or raise the limit",
+            nbytes=nbytes, what=what, used=used, limit=limit, tags=dict(tags),
+        )
+
+    @classmethod
+    def freed(cls, action: str, nbytes: int) -> Self:
+        """Use of a handle after its memory was given back."""
+        return cls(f"cannot {action} a block of {bytes_text(nbytes)} that was freed", action=action, nbytes=nbytes)
+
+    @classmethod
+    def foreign(cls, nbytes: int) -> Self:
+        """A block given to a pool that it is not of."""
+        return cls(f"a block of {bytes_text(nbytes)} belongs to another pool; give it to that one, or use its free()",
+                   nbytes=nbytes)
+
+    @classmethod
+    def has_views(cls, nbytes: int, views: int) -> Self:
+        """A block that cannot move, because someone looks at it."""
+        there = "a view of it lives" if views == 1 else f"{views} views of it live"
+        return cls(f"cannot resize a block of {bytes_text(nbytes)} while {there}; delete that first",
+                   nbytes=nbytes, views=views)
+
+    @classmethod
+    def live_blocks(cls, count: int, tags: Mapping[str, int]) -> Self:
+        """A pool that cannot begin anew, because its memory is in use."""
+        blocks = "a block is" if count == 1 else f"{count} blocks are"
+        return cls(f"cannot reset the pool while {blocks} live{_largest(tags)}", count=count, tags=dict(tags))
+
+    @classmethod
+    def corrupted(cls, nbytes: int, at: int) -> Self:
+        """Something was written where no block is."""
+        error = cls(f"a block of {bytes_text(nbytes)} was written to beyond its end, at byte {at} from its beginning",
+                    nbytes=nbytes, at=at)
+        error.severity = "critical"
+        return error
 
 
 class DeviceError(BitNetError, RuntimeError):

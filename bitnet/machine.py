@@ -11,6 +11,7 @@ from typing import TypeVar
 from _bitnet_runtime import name_conflict
 from bitnet._core import cpu, packing, quant, threads
 from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
+from bitnet._core.reports import huge_page_mode
 from bitnet._core.threads import cgroup_quota, default_num_threads
 from bitnet.errors import ConfigurationError
 
@@ -137,7 +138,7 @@ def describe() -> Machine:
         num_threads=num_threads,
         num_threads_variable=_num_threads_variable(),
         last_level_cache_bytes=cpu.last_level_cache_bytes(),
-        huge_pages=_huge_pages(),
+        huge_pages=huge_page_mode(),
         problems=tuple(problems),
     )
 
@@ -149,11 +150,3 @@ def _num_threads_variable() -> str | None:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0],
     }
     return next((name for name, value in said.items() if value.strip()), None)
-
-
-def _huge_pages() -> str:
-    try:
-        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
-            return file.read().partition("[")[2].partition("]")[0] or "unknown"
-    except OSError:
-        return "unknown"

@@ -198,7 +198,7 @@ class _Weights:
             stored = Int8Rows(*shape)
         else:
             dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
-            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head")
+            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
             stored = np.frombuffer(block, dtype).reshape(shape)
         for start in range(0, shape[0], 4096):
             rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))

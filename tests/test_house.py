@@ -24,7 +24,10 @@ ARROWS = {
     # the core, from the bottom up
     "_core": "",
     "_core.cpu": "errors",
-    "_core.memory": "errors",
+    "_core.reports": "_errors",
+    "_core.pressure": "errors _core.reports",
+    "_core.blocks": "errors _core.reports",
+    "_core.memory": "errors _core.blocks _core.pressure _core.reports",
     "_core.threads": "errors",
     "_core.arrays": "errors",
     "_core.quant": "errors _core.cpu _core.threads _core.arrays",
@@ -55,8 +58,9 @@ ARROWS = {
     "chat": "errors",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
-    "machine": "errors _bitnet_runtime _core.cpu _core.threads _core.probe _core.quant _core.packing",
-    "bitnet": "errors config quant weight engine model inspection _bitnet_runtime",
+    "machine": "errors _bitnet_runtime _core.cpu _core.threads _core.probe _core.quant _core.packing _core.reports",
+    "memory": "config _core.blocks _core.memory _core.reports",
+    "bitnet": "errors config quant weight memory engine model inspection _bitnet_runtime",
     "engine": "errors config model sampling kv_cache _core.program",
     "inspection": "errors formats models _core.builder",
     "kv_cache": "_core.memory _core.program",
@@ -261,7 +265,7 @@ def check_macros(path, text):
         if is_c or not PYTHON_DUNDER.fullmatch(word) or word in COMPILER_WORDS:
             yield f"{path}: {word} belongs in kernels/target.h"
     if is_c:
-        known = {"defined", "MADV_HUGEPAGE"} if path.endswith("_core/memory.h") else {"defined"}
+        known = {"defined", "MADV_HUGEPAGE"} if path.endswith("_core/arena.h") else {"defined"}
         for condition in re.findall(r"(?m)^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif)\b(.*)$", code):
             for word in set(re.findall(r"[A-Za-z_]\w*", condition)) - known:
                 if not word.startswith("BITNET_"):

@@ -216,7 +216,7 @@ cdef class PackedWeight:
         job.rows, job.cols, job.tiles, job.panel_bytes = self.rows, self.cols, self.tiles, self.panel_bytes
         job.chunk = min(<Py_ssize_t>CHUNK_COLS, self.tiles * self.layout.tile_cols)
         threads = <int>min(<Py_ssize_t>threads, self.panels)
-        cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack")
+        cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack", "scratch")
         job.scratch = scratch.data
         with nogil:
             run(_unpack_panel, &job, self.panels, threads)
@@ -245,7 +245,8 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
     packed.scale = _checked_scale(scale, rows, packed.groups if packed.group_size is not None else None)
     packed.scales = packed.scale.reshape(-1)
     packed.scale_step = 0 if packed.scale.ndim == 0 else packed.groups
-    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight")
+    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight",
+                            "weights")
     packed.data = packed.block.data
     return packed
 
@@ -277,7 +278,7 @@ cdef bint _pack(PackedWeight packed, const Source *source, object num_threads) e
     job.units = (job.panels + source.together - 1) // source.together
     job.chunk = min(<Py_ssize_t>CHUNK_COLS, packed.tiles * packed.layout.tile_cols)
     threads = <int>min(<Py_ssize_t>threads, job.units)
-    cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack")
+    cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack", "scratch")
     job.scratch = scratch.data
     with nogil:
         run(_pack_unit, &job, job.units, threads)

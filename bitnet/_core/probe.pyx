@@ -68,7 +68,7 @@ cdef class ReadBandwidth:
 
     def __init__(self, Py_ssize_t nbytes=1 << 30):
         self.units = max(<Py_ssize_t>1, (nbytes + READ_UNIT - 1) // READ_UNIT)
-        self.block = allocate(self.units * READ_UNIT, "a bandwidth probe")
+        self.block = allocate(self.units * READ_UNIT, "a bandwidth probe", "probe")
         np.frombuffer(self.block, np.uint8).fill(1)
 
     @property
