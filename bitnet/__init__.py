@@ -12,6 +12,7 @@ The map, from here to the instruction::
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
+    bitnet.debug ...            debugging.py            debug mode, traces, times of operations
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │
@@ -27,6 +28,8 @@ The map, from here to the instruction::
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
+from bitnet.debugging import debug, debug_trace, time_operation
+from bitnet.debugging import start_from_environment as _start_from_environment
 from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
@@ -55,13 +58,17 @@ __all__ = [
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "debug",
+    "debug_trace",
     "dequantize",
     "inspect_checkpoint",
     "load",
     "quantize_activations",
     "quantize_weights",
     "random_model",
+    "time_operation",
     *_errors.__all__,
 ]
 
 _warn_if_shadowed()
+_start_from_environment()

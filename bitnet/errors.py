@@ -177,6 +177,11 @@ class ShapeError(TensorError, ValueError):
                    what=what, got=tuple(got))
 
     @classmethod
+    def too_small(cls, what: str, got: int, least: int, unit: str) -> Self:
+        """A size below what is needed."""
+        return cls(f"{what} is {got}; the least is {least} {unit}", what=what, got=got, least=least, unit=unit)
+
+    @classmethod
     def too_large(cls, what: str, got: int, limit: int, unit: str) -> Self:
         """A size beyond what the arithmetic is exact for or an address can hold."""
         return cls(f"{what} is {got}; the limit is {limit} {unit}", what=what, got=got, limit=limit, unit=unit)
@@ -248,6 +253,13 @@ class KernelError(BitNetError, RuntimeError):
         )
 
 
+    @classmethod
+    def status(cls, kernel: str, operation: str, status: int, meaning: str) -> Self:
+        """What native code returned for an operation of a program, in place of a result."""
+        return cls(f"kernel '{kernel}' ended '{operation}' with status {status}: {meaning}",
+                   kernel=kernel, operation=operation, status=status, meaning=meaning)
+
+
 class MemoryError(BitNetError, builtins.MemoryError):
     """Native memory could not be had, or was misused."""
 
@@ -307,7 +319,13 @@ class MemoryError(BitNetError, builtins.MemoryError):
 
 
 class DeviceError(BitNetError, RuntimeError):
-    """A device is unknown, absent or failing."""
+    """A device, or a library for it, is unknown, absent or failing."""
+
+    @classmethod
+    def missing_extra(cls, library: str, extra: str) -> Self:
+        """An optional library that is not installed."""
+        return cls(f"'{library}' is not installed; run: pip install 'bitnet-runtime[{extra}]'",
+                   library=library, extra=extra)
 
 
 class FormatError(BitNetError, ValueError):
@@ -384,6 +402,17 @@ class ModelLoadError(BitNetError, RuntimeError):
     def unreadable(cls, path: Any, reason: Any) -> Self:
         """The operating system gives no file or folder."""
         return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
+
+    @classmethod
+    def changed(cls, path: Any, name: str, where: str) -> Self:
+        """A tensor whose bytes are not those that a checksum was made of; `where` is "the file" or "memory"."""
+        return cls(f"'{path}': the bytes of '{name}' in {where} have changed: their checksum differs", path=path, name=name,
+                   where=where)
+
+    @classmethod
+    def no_checksums(cls, path: Any) -> Self:
+        """A check of a model of which no checksums were made."""
+        return cls(f"'{path}' was loaded without checksums; load it with verify='load'", path=path)
 
     @classmethod
     def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:

@@ -5,7 +5,9 @@ import resource
 
 from bitnet._core import blocks, memory
 from bitnet._core.memory import HybridMemoryPool
+from bitnet._core.probe import ReadBandwidth
 from bitnet.config import MemoryPoolConfig
+from bitnet.debugging import debug
 
 
 def freed():
@@ -92,6 +94,10 @@ ROWS = [
      "cannot allocate 1 EiB for a test: the operating system refused"),
     ("_core/memory.pyx", "MemoryError.live_blocks", with_live_blocks,
      "cannot reset the pool while a block is live (a: 10 B)"),
+    ("_core/probe.pyx", "ShapeError.too_small", lambda: ReadBandwidth(block=HybridMemoryPool().allocate(5)),
+     "the block to read is 5; the least is 1048576 bytes"),
+    ("debugging.py", "ConfigurationError.choice", lambda: debug("loud").__enter__(),
+     "level is 'loud'; it must be one of 'trace', 'debug', 'info', 'warning', 'error'"),
     ("_core/pressure.py", "ConfigurationError.value",
      lambda: HybridMemoryPool().register_pressure_callback(2, print),
      "register_pressure_callback.level is 2; it must be a share above 0 and at most 1"),

@@ -8,6 +8,7 @@ from bitnet._core.reports import LeakReport, MemoryPressure, MemoryStats
 LEVELS: tuple[str, ...]
 UNTAGGED: str
 OTHER: str
+SCRATCH: str
 
 @final
 class HybridMemoryPool(Pool):

@@ -36,6 +36,9 @@ LEVELS = ("off", "counts", "tracebacks")
 UNTAGGED = "untagged"
 """The tag of what has none."""
 
+SCRATCH = "scratch"
+"""The tag of what the core allocates for the time of its work, where it names no other."""
+
 OTHER = "other"
 """The tag of what came with a new one when there was no room for more tags."""
 
@@ -443,7 +446,7 @@ cdef HybridMemoryPool _instance():
     return _process_pool
 
 
-cdef Block allocate(Py_ssize_t nbytes, str what, str tag=OTHER):
+cdef Block allocate(Py_ssize_t nbytes, str what, str tag=SCRATCH):
     cdef Block block = Block.__new__(Block)
     cdef HybridMemoryPool pool = _instance() if _process_pool is None else _process_pool
     pool.take(block, nbytes, ALIGNMENT, False, what, pool._tag_number(tag))

@@ -216,7 +216,7 @@ cdef class PackedWeight:
         job.rows, job.cols, job.tiles, job.panel_bytes = self.rows, self.cols, self.tiles, self.panel_bytes
         job.chunk = min(<Py_ssize_t>CHUNK_COLS, self.tiles * self.layout.tile_cols)
         threads = <int>min(<Py_ssize_t>threads, self.panels)
-        cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack", "scratch")
+        cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to unpack")
         job.scratch = scratch.data
         with nogil:
             run(_unpack_panel, &job, self.panels, threads)
@@ -278,7 +278,7 @@ cdef bint _pack(PackedWeight packed, const Source *source, object num_threads) e
     job.units = (job.panels + source.together - 1) // source.together
     job.chunk = min(<Py_ssize_t>CHUNK_COLS, packed.tiles * packed.layout.tile_cols)
     threads = <int>min(<Py_ssize_t>threads, job.units)
-    cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack", "scratch")
+    cdef Block scratch = allocate(threads * BITNET_PANEL_ROWS * job.chunk, "codes to pack")
     job.scratch = scratch.data
     with nogil:
         run(_pack_unit, &job, job.units, threads)
