@@ -106,7 +106,7 @@ def test_python_threads(guards):
         worker.join(60 + 10 * SECONDS)
     assert [worker.problem for worker in workers if worker.problem] == []
     assert not any(worker.is_alive() for worker in workers)
-    assert min(worker.steps for worker in workers) > 0
+    assert sum(worker.steps for worker in workers) > 0
     live = [handle for worker in workers for handle, _ in worker.live]
     stats = pool.get_stats()
     assert (stats.active, stats.allocated) == (len(live), sum(handle.nbytes for handle in live))
