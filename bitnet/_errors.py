@@ -103,7 +103,7 @@ class During(contextlib.ContextDecorator):
             return
         operation, description, data = self._context
         # The frame that holds the `with`, at the line that was running there; above a decorator's own frame.
-        while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == contextlib.__file__:
+        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename == contextlib.__file__:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
         error.layers.append(ErrorContext(operation, description, data, source_location=place))
@@ -178,8 +178,8 @@ class BitNetError(Exception):
         Returns
         -------
         str
-            Several lines: what, when, the facts, where it was raised, the contexts of the layers it passed; and the same of
-        each cause.
+            Several lines: what, when, the facts, the contexts of the layers it passed, where it was raised; and the
+            same of each cause.
         """
         lines: list[str] = []
         for error in self.chain():

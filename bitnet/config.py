@@ -1,8 +1,9 @@
 """The settings of `bitnet`: five frozen dataclasses, checked when they are made.
 
 `ModelConfig` is what a checkpoint says about its architecture, `QuantizationConfig` how numbers become ternary weights,
-`EngineConfig` how a model runs on this machine, `GenerationConfig` how text comes out of it, and `MemoryPoolConfig` how a
-pool of its own keeps memory. All fields are keyword-only, and a name that is no field is refused with the name that is::
+`EngineConfig` how a model runs on this machine, `GenerationConfig` how text comes out of it, and `MemoryPoolConfig` how
+a pool of its own keeps memory. All fields are keyword-only, and a name that is no field is refused with the one that
+is::
 
     GenerationConfig(max_tokens=64)
     # ConfigurationError: GenerationConfig has no field 'max_tokens'; use 'max_new_tokens'
@@ -240,11 +241,14 @@ class EngineConfig(Config):
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
+    verify : {None, "load"}
+        Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
+        are any, and keeps them for ``model.verify()``. It reads the files a second time.
     """
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
-        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype",
+        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
     )  # fmt: skip
 
     device: str = "auto"
@@ -252,6 +256,7 @@ class EngineConfig(Config):
     packing: str = "auto"
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
+    verify: str | None = None
 
     def __post_init__(self) -> None:
         self._choice("device", ("auto", "cpu"))
@@ -259,6 +264,8 @@ class EngineConfig(Config):
         self._choice("packing", ("auto", "i2", "t5"))
         self._choice("kv_dtype", ("float16", "float32", "int8"))
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
+        if self.verify is not None:
+            self._choice("verify", ("load",))
 
 
 @checks_names
@@ -375,7 +382,8 @@ class MemoryPoolConfig(Config):
     Parameters
     ----------
     threshold : int
-        The largest small block, in bytes: a power of two from 4096 to ``2**24``. Larger blocks are extents of their own.
+        The largest small block, in bytes: a power of two from 4096 to ``2**24``. Larger blocks are extents of their
+        own.
     limit : int, optional
         The most bytes that may be live at once; None for no limit.
     huge_pages : bool

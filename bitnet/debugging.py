@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from bitnet._core.program import add_recorder, remove_recorder
 from bitnet.errors import ConfigurationError
 from bitnet.memory import HybridMemoryPool
 
@@ -46,8 +47,9 @@ def is_debugging() -> bool:
 def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     """Have debug mode within a ``with``.
 
-    `debug_trace` speaks, messages of `level` and above reach standard error, and the process's memory pool notes
-    tracebacks of what is allocated. Afterwards all is as before. For the whole process, not for one thread.
+    `debug_trace` speaks, messages of `level` and above reach standard error (``"trace"`` tells every operation of every
+    run), and the process's memory pool notes tracebacks of what is allocated. Afterwards all is as before. For the
+    whole process, not for one thread.
 
     Parameters
     ----------
@@ -70,9 +72,13 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     _root.addHandler(handler)
     _root.setLevel(number)
     pool.tracking, _depth = "tracebacks", _depth + 1
+    if number <= TRACE:
+        add_recorder(_log_operations)
     try:
         yield
     finally:
+        if number <= TRACE:
+            remove_recorder(_log_operations)
         pool.tracking, _depth = tracking, _depth - 1
         _root.setLevel(before)
         _root.removeHandler(handler)
@@ -174,6 +180,16 @@ def time_operation(name: str, function: Any = None, *args: Any, threshold_s: flo
         return function(*args, **kwargs)
 
 
+_program_log = logging.getLogger("bitnet.program")
+
+
+def _log_operations(program: Any, start_ns: int, times: Any, tokens: int, outputs: int, *_: int) -> None:
+    """A recorder of runs: each operation and its time, at the level TRACE."""
+    _program_log.debug("a run of %d tokens, %d outputs: %.3f ms", tokens, outputs, int(times.sum()) / 1e6)
+    for name, kind, ns in zip(program.names, program.kinds, times[1:-1].tolist(), strict=True):
+        _program_log.log(TRACE, "%s %s: %.1f us", kind, name, ns / 1e3)
+
+
 # ---- from outside
 
 
@@ -228,3 +244,5 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
     if word or is_on:
         _root.setLevel(level)
         _root.addHandler(_handler())
+    if word and level <= TRACE:
+        add_recorder(_log_operations)

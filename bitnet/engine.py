@@ -17,6 +17,7 @@ from bitnet._core.program import Execution
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ErrorContext, InferenceError
 from bitnet.kv_cache import KVCache, Sequence
+from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.sampling import Sampler, StopStrings
 
@@ -113,6 +114,17 @@ class InferenceEngine:
             self._cancels += 1
         for execution, _ in list(self._states.values()):
             execution.cancel()
+
+    def memory_report(self) -> MemoryReport:
+        """Say where the memory of this process is: weights, head, keys and values, scratch, and the rest.
+
+        Returns
+        -------
+        MemoryReport
+            Of all models and engines of the process. As text it is a table.
+        """
+        self._check_open()
+        return memory_report()
 
     def load_model(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Model:
         """Load a checkpoint.

@@ -406,8 +406,8 @@ class ModelLoadError(BitNetError, RuntimeError):
     @classmethod
     def changed(cls, path: Any, name: str, where: str) -> Self:
         """A tensor whose bytes are not those that a checksum was made of; `where` is "the file" or "memory"."""
-        return cls(f"'{path}': the bytes of '{name}' in {where} have changed: their checksum differs", path=path, name=name,
-                   where=where)
+        return cls(f"'{path}': the bytes of '{name}' in {where} have changed: their checksum differs",
+                   path=path, name=name, where=where)
 
     @classmethod
     def no_checksums(cls, path: Any) -> Self:

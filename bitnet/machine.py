@@ -6,10 +6,12 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from _bitnet_runtime import name_conflict
 from bitnet._core import cpu, packing, quant, threads
+from bitnet._core.blocks import IS_DEBUG
 from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
 from bitnet._core.reports import huge_page_mode
 from bitnet._core.threads import cgroup_quota, default_num_threads
@@ -19,6 +21,7 @@ __all__ = [
     "Machine",
     "ReadBandwidth",
     "cgroup_quota",
+    "core_build",
     "default_num_threads",
     "describe",
     "kernels",
@@ -27,6 +30,7 @@ __all__ = [
     "name_conflict",
     "possible_isas",
     "select_isa",
+    "stale_modules",
 ]
 
 _T = TypeVar("_T")
@@ -105,6 +109,35 @@ def kernels() -> dict[str, str]:
     """
     found = {name: packing.kernel_name(name).partition("-")[2] for name in packing.PACKINGS}
     return found | {"quant": quant.kernel_name()}
+
+
+def core_build() -> tuple[str, bool]:
+    """Say how the compiled core was built.
+
+    Returns
+    -------
+    version : str
+        Of the package that it was built for.
+    is_debug : bool
+        Whether with ``BITNET_DEBUG=1``: with checks, and slow.
+    """
+    return cpu.BUILD_VERSION, IS_DEBUG
+
+
+def stale_modules() -> list[str]:
+    """List the compiled modules that are older than their sources, in a checkout.
+
+    Returns
+    -------
+    list of str
+        Empty where the package was installed: only in a checkout do sources change.
+    """
+    core = Path(cpu.__file__).parent
+    if not (core.parents[1] / "pyproject.toml").exists():
+        return []
+    built = {path.name.partition(".")[0]: path.stat().st_mtime for path in core.rglob("*.so")}
+    sources = [(path.stem, path.stat().st_mtime) for path in core.rglob("*.pyx")]
+    return sorted(name for name, changed in sources if changed > built.get(name, changed))
 
 
 def describe() -> Machine:

@@ -64,7 +64,8 @@ except MemoryError:
 ROWS = [
     ("_core/blocks.pyx", "TypeError", blocks.Block, "a Block is made by bitnet._core.memory.new_block()"),
     ("_core/blocks.pyx", "TypeError", blocks.MemoryHandle, "a MemoryHandle is made by HybridMemoryPool.allocate()"),
-    ("_core/blocks.pyx", "MemoryError.freed", lambda: memoryview(freed()), "cannot read a block of 10 B that was freed"),
+    ("_core/blocks.pyx", "MemoryError.freed", lambda: memoryview(freed()),
+     "cannot read a block of 10 B that was freed"),
     ("_core/blocks.pyx", "MemoryError.freed", lambda: freed().free(), "cannot free a block of 10 B that was freed"),
     ("_core/blocks.pyx", "MemoryError.corrupted", damaged,
      "a block of 10 B was written to beyond its end, at byte 12 from its beginning"),

@@ -94,7 +94,7 @@ def test_debug_mode_notes_tracebacks_and_ends(capsys):
             logging.getLogger("bitnet.engine").warning("not so grave")
     assert (pool.tracking, root.level, list(root.handlers)) == before
     assert capsys.readouterr().err == ""
-    with pytest.raises(bitnet.ConfigurationError, match="level is 'loud'; it must be one of 'trace', 'debug'"), bitnet.debug("loud"):
+    with pytest.raises(bitnet.ConfigurationError, match="level is 'loud'; it must be one of"), bitnet.debug("loud"):
         pass
 
 
@@ -103,8 +103,9 @@ def test_debug_mode_notes_tracebacks_and_ends(capsys):
 
 @pytest.mark.parametrize(
     ("environment", "level", "is_on"),
-    [({}, logging.NOTSET, False), ({"BITNET_DEBUG": "0"}, logging.NOTSET, False), ({"BITNET_DEBUG": "1"}, logging.DEBUG, True),
-     ({"BITNET_LOG": "trace"}, TRACE, False), ({"BITNET_LOG": "INFO", "BITNET_DEBUG": "1"}, logging.INFO, True)],
+    [({}, logging.NOTSET, False), ({"BITNET_DEBUG": "0"}, logging.NOTSET, False),
+     ({"BITNET_DEBUG": "1"}, logging.DEBUG, True), ({"BITNET_LOG": "trace"}, TRACE, False),
+     ({"BITNET_LOG": "INFO", "BITNET_DEBUG": "1"}, logging.INFO, True)],
 )  # fmt: skip
 def test_the_environment_is_obeyed(environment, level, is_on):
     root = logging.getLogger("bitnet")
@@ -177,8 +178,9 @@ def test_an_error_tells_the_layers_it_passed():
     assert all(layer.source_location.startswith(f"{__file__}:") for layer in error.layers)
     assert [type(one) for one in error.chain()] == [InferenceError, KernelError]
     report = error.to_report()
-    for part in ("InferenceError [error]", "operation: 'model.layers.0.mlp'", "during program.run: one run", "  tokens: 3",
-                 "during engine.generate", "  prompt_tokens: 3", "caused by KernelError [error]", "  status 1",
+    for part in ("InferenceError [error]", "operation: 'model.layers.0.mlp'", "during program.run: one run",
+                 "  tokens: 3", "during engine.generate", "  prompt_tokens: 3", "caused by KernelError [error]",
+                 "  status 1",
                  f"raised at {__file__}:"):  # fmt: skip
         assert part in report, part
 
@@ -209,17 +211,20 @@ def test_loading_is_a_layer(tmp_path):
 
 def test_other_errors_pass_untouched():
     with pytest.raises(ZeroDivisionError), ErrorContext.during("something"):
-        1 / 0
+        _ = 1 / 0
     with ErrorContext.during("something"):
         pass
 
 
 def test_a_report_names_causes_that_are_not_ours():
-    with pytest.raises(BitNetError) as caught:
+    def read():
         try:
-            open("/nowhere/at/all")
+            Path("/nowhere/at/all").read_bytes()
         except OSError as cause:
             raise bitnet.ModelLoadError.unreadable("/nowhere/at/all", cause.strerror) from cause
+
+    with pytest.raises(BitNetError) as caught:
+        read()
     assert "caused by FileNotFoundError: [Errno 2]" in caught.value.to_report()
 
 

@@ -174,7 +174,8 @@ def _described(name, item, node):
 
 
 def _is_constructor(node):
-    return isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__new__") and ast.unparse(node.returns) != "NoReturn"
+    is_one = isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__new__")
+    return is_one and ast.unparse(node.returns) != "NoReturn"
 
 
 def without_signature(doc):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_instruments
 import raises_memory
 import raises_runs
 
@@ -180,10 +181,11 @@ def import_without_atfork(module):
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/refuse.so"
         compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-        # Others that are imported before have handlers too: refuse the first, the second, ... until it is the right one.
+        # What is imported before has handlers too: refuse the first, the second, ... until it is the right one.
         for refused in range(1, 20):
             source = f"static int n; int __register_atfork(void) {{ return ++n == {refused} ? 12 : 0; }}\n"
-            subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=source.encode(), check=True)
+            command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-"]
+            subprocess.run(command, input=source.encode(), check=True)
             preload = f"{os.environ.get('LD_PRELOAD', '')}:{library}".strip(":")
             found = in_process(f"import bitnet._core.{module}; raise SystemError", LD_PRELOAD=preload)
             if found.file == f"_core/{module}.pyx":
@@ -406,7 +408,7 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
-ROWS += raises_runs.ROWS + raises_memory.ROWS
+ROWS += raises_runs.ROWS + raises_memory.ROWS + raises_instruments.ROWS
 ROWS.append((
     "_core/memory.pyx", "ConfigurationError.choice",
     lambda: in_process("import bitnet; bitnet.HybridMemoryPool.instance()", BITNET_MEMORY_PROFILING="all"),

@@ -64,7 +64,7 @@ class PressureCallbacks:
         self._reserved = reserved
 
     def make_room(self, needed: int, used: int, limit: int) -> Iterator[None]:
-        """Call one after the other, by rising level; `limit` is 0 where the system refused. After each step, try again."""
+        """Call one after the other, by rising level; `limit` is 0 where the system refused. After each, try again."""
         if self._is_calling:
             return
         for entry in self._entries:

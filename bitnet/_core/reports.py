@@ -24,7 +24,8 @@ def _difference(mine: Any, other: Any) -> Any:
     """Numbers minus numbers, through dataclasses and mappings; of what is no number, the first."""
     if dataclasses.is_dataclass(mine) and not isinstance(mine, type):
         names = [field.name for field in dataclasses.fields(mine)]
-        return dataclasses.replace(mine, **{name: _difference(getattr(mine, name), getattr(other, name)) for name in names})
+        changes = {name: _difference(getattr(mine, name), getattr(other, name)) for name in names}
+        return dataclasses.replace(mine, **changes)
     if isinstance(mine, Mapping):
         keys = sorted({*mine, *other})
         found = {key: _difference(mine.get(key, _like(other, key)), other.get(key, _like(mine, key))) for key in keys}
@@ -128,7 +129,8 @@ class Leak:
         Seconds since its allocation, within some milliseconds.
     tag : str
     traceback : tuple of str
-        Where it was allocated, as lines of a Python traceback, the most recent call last; empty where that was not kept.
+        Where it was allocated, as lines of a Python traceback, the most recent call last; empty where that was not
+        kept.
     """
 
     size: int
@@ -235,7 +237,7 @@ def huge_page_mode(path: str = "/sys/kernel/mm/transparent_hugepage/enabled") ->
 def system_memory(
     proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup", info: str = "/proc/meminfo"
 ) -> tuple[int, int]:
-    """Read how much memory is in use, and of how much: of this machine, or of the control group that is nearest its limit.
+    """Read how much memory is in use, and of how much: of the machine, or of the control group nearest its limit.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """The pool: sizes, alignment, ownership, counts, and its return to the system."""
 
 import gc
+import itertools
 import os
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_blocks_of_every_size_are_aligned_and_apart(pool):
         assert handle.nbytes == len(handle) == size
         assert (handle.numpy() == number % 251).all(), size
     starts = sorted((handle.address, handle.nbytes) for handle in handles)
-    assert all(start + size <= after for (start, size), (after, _) in zip(starts, starts[1:], strict=False))
+    assert all(start + size <= after for (start, size), (after, _) in itertools.pairwise(starts))
     assert pool.get_stats().allocated == sum(sizes())
     for handle in handles:
         handle.free()
@@ -200,7 +201,7 @@ def test_guards_fill_new_and_freed_memory():
 
 @pytest.mark.parametrize("alignment", [0, 3, -64, 4 << 20])
 def test_an_alignment_that_is_none(pool, alignment):
-    with pytest.raises(bitnet.ConfigurationError, match="alignment is .*; it must be a power of two from 1 to 2097152"):
+    with pytest.raises(bitnet.ConfigurationError, match=r"alignment is .*; it must be a power of two from 1 to"):
         pool.allocate(10, alignment=alignment)
 
 
@@ -281,7 +282,8 @@ def test_reset(pool):
     handles.clear()
     pool.reset()
     stats = pool.get_stats()
-    assert (stats.allocated, stats.peak, stats.allocation_count, stats.reserved, stats.size_distribution) == (0, 0, 0, 0, {})
+    assert (stats.allocated, stats.peak, stats.allocation_count, stats.reserved) == (0, 0, 0, 0)
+    assert stats.size_distribution == {}
     pool.allocate(10).numpy()[:] = 1
 
 
@@ -296,7 +298,8 @@ def test_statistics_and_their_difference():
     pool.allocate(50)
     after = pool.get_stats()
     found = after - before
-    assert (found.allocated, found.active, found.allocation_count, found.deallocation_count) == (300 + (3 << 20), 3, 4, 1)
+    assert (found.allocated, found.active) == (300 + (3 << 20), 3)
+    assert (found.allocation_count, found.deallocation_count) == (4, 1)
     assert found.by_tag == {"a": bitnet.memory.TagStats(100, 1), "b": bitnet.memory.TagStats(200 + (3 << 20), 2)}
     assert found.size_distribution == {128: 1, 256: 1, 4 << 20: 1}
     assert (found.small_block.bytes, found.small_block.active, found.small_block.allocation_count) == (300, 2, 3)

@@ -24,9 +24,12 @@ def test_a_limit(pool):
     pool.limit = 1 << 20
     kept = [pool.allocate(600 << 10, tag="weights"), pool.allocate(300 << 10, tag="kv"), pool.allocate(3, tag="a"),
             pool.allocate(2, tag="b")]  # fmt: skip
-    with pytest.raises(bitnet.MemoryError, match=r"^cannot allocate 200 KiB for a block: 900 KiB of the pool's limit of 1 MiB "
-                       r"are in use \(weights: 600 KiB, kv: 300 KiB, a: 3 B\); free some, or raise the limit$"):  # fmt: skip
+    with pytest.raises(bitnet.MemoryError) as caught:
         pool.allocate(200 << 10)
+    assert str(caught.value) == (
+        "cannot allocate 200 KiB for a block: 900 KiB of the pool's limit of 1 MiB are in use (weights: 600 KiB, "
+        "kv: 300 KiB, a: 3 B); free some, or raise the limit"
+    )
     with pytest.raises(bitnet.MemoryError):
         pool.resize(kept[2], 200 << 10)
     assert pool.get_stats().failed_count == 2
@@ -34,7 +37,7 @@ def test_a_limit(pool):
     kept.append(pool.allocate(200 << 10))
     assert pool.limit is None
     for value in (0, -1, 1.5, True):
-        with pytest.raises(bitnet.ConfigurationError, match="limit is .*; it must be a whole number of bytes above 0"):
+        with pytest.raises(bitnet.ConfigurationError, match=r"limit is .*; it must be a whole number of bytes above 0"):
             pool.limit = value
     assert HybridMemoryPool(MemoryPoolConfig(limit=5)).limit == 5
 
@@ -116,7 +119,7 @@ def test_tracking_by_setting(pool):
     assert pool.leaks().count == 1
     handles.clear()
     assert pool.leaks().count == 0
-    with pytest.raises(bitnet.ConfigurationError, match="tracking is 'all'; it must be one of 'off', 'counts', 'tracebacks'"):
+    with pytest.raises(bitnet.ConfigurationError, match="tracking is 'all'; it must be one of 'off', 'counts'"):
         pool.tracking = "all"
     assert HybridMemoryPool(MemoryPoolConfig(tracking="counts")).tracking == "counts"
     assert "tracking 'counts'" in repr(pool)
@@ -188,7 +191,7 @@ def test_the_system_is_looked_at_when_the_pool_grows(pool):
 
 def test_callbacks_that_are_none(pool):
     for level in (0, 1.1, "high", True):
-        with pytest.raises(bitnet.ConfigurationError, match="level is .*; it must be a share above 0 and at most 1"):
+        with pytest.raises(bitnet.ConfigurationError, match=r"level is .*; it must be a share above 0 and at most 1"):
             pool.register_pressure_callback(level, print)
     with pytest.raises(bitnet.ConfigurationError, match="function is 5; it must be callable"):
         pool.register_pressure_callback(0.5, 5)
@@ -203,7 +206,8 @@ def test_callbacks_that_are_none(pool):
                                  "memory/x/memory.stat": "total_inactive_file 1000\n"}, (100 << 10, 200 << 10)),
         ("4:memory:/x\n", {"memory/x/memory.limit_in_bytes": str((1 << 63) - 4096),
                            "memory/x/memory.usage_in_bytes": "1500"}, (100 << 10, 200 << 10)),
-        ("4:cpu:/x\n", {"cpu/x/memory.limit_in_bytes": "5", "cpu/x/memory.usage_in_bytes": "5"}, (100 << 10, 200 << 10)),
+        ("4:cpu:/x\n", {"cpu/x/memory.limit_in_bytes": "5", "cpu/x/memory.usage_in_bytes": "5"},
+         (100 << 10, 200 << 10)),
     ],
 )  # fmt: skip
 def test_the_memory_of_groups_and_machine(tmp_path, groups, files, expected):

@@ -32,7 +32,8 @@ def test_native_threads(tmp_path, sanitizer, forks):
     program = str(tmp_path / "stress")
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = [compiler, "-std=gnu11", "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", f"-I{CORE}",
-               f"-DBITNET_NO_FORK={int(not forks)}", str(HERE / "pool_stress.c"), "-o", program, "-pthread"]  # fmt: skip
+               f"-DBITNET_NO_FORK={int(not forks)}", str(HERE / "pool_stress.c"), "-o", program,
+               "-pthread"]  # fmt: skip
     built = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "cannot find" in built.stderr:
         pytest.skip(f"no runtime of the {sanitizer} sanitizer")
