@@ -285,14 +285,15 @@ cdef class Pool:
         one.data, other.data = other.data, one.data
         one.nbytes, other.nbytes = other.nbytes, one.nbytes
 
-    cdef void note(self, Block block, uint64_t number) noexcept:
-        """Remember when, and as which in order, a block was allocated."""
+    cdef void note(self, Block block, uint64_t number, bint has_clock) noexcept:
+        """Put a block into the list of live ones, and remember as which it was allocated, and when."""
         cdef State *state = _state(block)
-        state.number, state.since_ns, state.object = number, bitnet_coarse_ns(), <void *>block
+        state.number, state.object = number, <void *>block
+        state.since_ns = bitnet_coarse_ns() if has_clock else 0
         bitnet_track(<bitnet_pool *>self.pool, &state.node)
 
     cdef list noted(self, uint64_t first, uint64_t last):
-        """(block, seconds since then, tag's number) of the live blocks that were noted, above `first` up to `last`."""
+        """(block, its age in seconds or -1, its tag) of the live blocks with numbers above `first` up to `last`."""
         cdef bitnet_pool *pool = <bitnet_pool *>self.pool
         cdef bitnet_node *node = pool.live.next
         cdef State *state
@@ -306,7 +307,8 @@ cdef class Pool:
         for block in blocks:
             state = _state(block)
             if first < state.number <= last and block.data != NULL:
-                found.append((block, (now - state.since_ns) / 1e9, state.block.tag))
+                seconds = (now - state.since_ns) / 1e9 if state.since_ns else -1.0
+                found.append((block, seconds, state.block.tag))
         return found
 
     cdef int tag_of(self, Block block) noexcept:

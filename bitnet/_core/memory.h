@@ -36,7 +36,7 @@ typedef struct bitnet_pool {
     _Atomic int64_t bytes, peak, limit, failed, large_allocated, large_freed, large_bytes;
     _Atomic int64_t large_by_log2[64]; /* live ones, of more than 2^(i - 1) and at most 2^i bytes */
     _Atomic int64_t references; /* the owner and each block */
-    bitnet_node live;           /* blocks that are tracked; guarded by the GIL */
+    bitnet_node live;           /* the blocks of Python objects; guarded by the GIL */
     bitnet_tag tags[BITNET_TAGS];
     bitnet_class slots[BITNET_CLASSES];
 } bitnet_pool;

@@ -5,8 +5,8 @@ A `HybridMemoryPool` has two kinds of blocks: small ones are slots of slabs, tak
 product from DRAM a sixth of the bandwidth. The core allocates from the process's pool with `allocate`: a `Block` is
 freed with its object. Users get a `MemoryHandle`, which can also be freed earlier.
 
-A pool knows what is live, by tag and size. While it is tracked, each block also knows when it was allocated, in which order,
-and, if asked for, by which Python code.
+A pool knows what is live, by tag and size and block by block. While it is tracked, each block also knows when it was
+allocated, and, if asked for, by which Python code.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ cdef enum:
     MAX_FRAMES = 32
 
 LEVELS = ("off", "counts", "tracebacks")
-"""How much a pool notes of each block: nothing; when and in which order it was allocated; also by which code."""
+"""How much a pool notes of each block: in which order it was allocated; also when; also by which code."""
 
 UNTAGGED = "untagged"
 """The tag of what has none."""
@@ -70,7 +70,7 @@ cdef class HybridMemoryPool(Pool):
     cdef dict _tags                # name -> number
     cdef int _level
     cdef list _levels              # those before each tracker at work
-    cdef uint64_t _number          # of the last block that was noted
+    cdef uint64_t _number          # of the last block
     cdef object _callbacks         # None while there are none
     cdef int64_t _fails_in         # allocations until one is made to fail, or -1
     cdef object __weakref__
@@ -209,11 +209,10 @@ cdef class HybridMemoryPool(Pool):
             status = self._insist(block, nbytes, alignment, zero, tag, status)
             if status != DONE:
                 self._fail(nbytes, what, status == BEYOND_LIMIT)
-        if self._level:
-            self._number += 1
-            self.note(block, self._number)
-            if self._level > 1:
-                block.frames = _frames()
+        self._number += 1
+        self.note(block, self._number, self._level > 0)
+        if self._level > 1:
+            block.frames = _frames()
         if self._callbacks is not None:
             self._callbacks.look(self.used(), self.get_limit(), self.read().reserved)
         return 0
@@ -326,7 +325,7 @@ cdef class HybridMemoryPool(Pool):
         return AllocationTracker(self, tracebacks)
 
     def leaks(self, first=0, last=None):
-        """List the live blocks that were tracked, the oldest first.
+        """List the live blocks, the oldest first.
 
         Parameters
         ----------
@@ -339,7 +338,7 @@ cdef class HybridMemoryPool(Pool):
         """
         names = {number: tag for tag, number in self._tags.items()}
         return LeakReport(tuple([
-            Leak((<Block>block).nbytes, seconds, names[tag],
+            Leak((<Block>block).nbytes, seconds if seconds >= 0 else None, names[tag],
                  () if (<Block>block).frames is None else written_frames((<Block>block).frames))
             for block, seconds, tag in self.noted(first, self._number if last is None else last)
         ]))

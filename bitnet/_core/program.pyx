@@ -18,7 +18,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from bitnet._core.gemm cimport gemm_scratch_bytes
-from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
@@ -36,6 +36,7 @@ from bitnet._core.threads cimport raise_flag, thread_count
 from bitnet._core.arrays import checked, checked_matrix
 from bitnet._core.builder import KINDS as _KINDS
 from bitnet._core.builder import TableInFile
+from bitnet._core.head import kernel_name as head_kernel_name
 from bitnet._core.ops import GATES as _GATES
 from bitnet._core.packing import kernel_name
 from bitnet.errors import InferenceError, KernelError, ShapeError
@@ -199,6 +200,8 @@ cdef class Program:
                 macs[i] = 2 * attended * s.heads * s.head_dim
             elif op.kind == HEAD and outputs:
                 nbytes[i] = op.rows * op.row_bytes
+                if op.dtype == OPS_INT8:
+                    nbytes[i] = op.head.panels * op.head.tiles * HEAD_TILE_BYTES
                 macs[i] = op.rows * op.source_width * outputs
         return nbytes, macs
 
@@ -381,7 +384,8 @@ cdef class Execution:
         if recorders:
             taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
             ends = np.frombuffer(self._tiles, np.int32)[1 : r.n_tiles + 1] - 1
-            attended, read = int(positions.sum(dtype=np.int64)) + tokens, int(positions[ends].sum(dtype=np.int64)) + len(ends)
+            attended = int(positions.sum(dtype=np.int64)) + tokens
+            read = int(positions[ends].sum(dtype=np.int64)) + len(ends)
             for recorder in recorders:
                 recorder(program, entered, taken, tokens, len(outputs), attended, read, threads)
         return logits
@@ -389,8 +393,11 @@ cdef class Execution:
     def _status(self, index, meaning):
         """What the native code said, as the cause of an error."""
         program = self.program
-        kind = program.kinds[index]
-        kernel = kernel_name(program._kept[index]["weight"].packing) if kind == "linear" else kind
+        kernel = kind = program.kinds[index]
+        if kind == "linear":
+            kernel = kernel_name(program._kept[index]["weight"].packing)
+        elif kind == "head":
+            kernel = f"head-{head_kernel_name()}"
         return KernelError.status(kernel, program.names[index], 1, meaning)
 
     cdef Py_ssize_t _run_operations(self, Run *r, Py_ssize_t first, Py_ssize_t last, int threads,

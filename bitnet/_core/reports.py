@@ -125,8 +125,8 @@ class Leak:
     ----------
     size : int
         In bytes.
-    age_s : float
-        Seconds since its allocation, within some milliseconds.
+    age_s : float or None
+        Seconds since its allocation, within some milliseconds; None where the pool was not tracked then.
     tag : str
     traceback : tuple of str
         Where it was allocated, as lines of a Python traceback, the most recent call last; empty where that was not
@@ -134,7 +134,7 @@ class Leak:
     """
 
     size: int
-    age_s: float
+    age_s: float | None
     tag: str
     traceback: tuple[str, ...] = ()
 
@@ -173,7 +173,8 @@ class LeakReport:
             return "no leaks"
         lines = [f"{self.count} live block{'s' * (self.count > 1)}, {bytes_text(self.bytes)}"]
         for leak in self.leaks:
-            lines.append(f"  {bytes_text(leak.size)} for {leak.tag}, {leak.age_s:.3f} s old")
+            age = "" if leak.age_s is None else f", {leak.age_s:.3f} s old"
+            lines.append(f"  {bytes_text(leak.size)} for {leak.tag}{age}")
             lines += [f"    {line}" for line in leak.traceback]
         return "\n".join(lines)
 

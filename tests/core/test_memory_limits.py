@@ -114,9 +114,13 @@ def test_leaks_without_tracebacks_have_an_age(pool):
 
 
 def test_tracking_by_setting(pool):
+    handles = [pool.allocate(5, tag="a")]
     pool.tracking = "counts"
-    handles = [pool.allocate(10)]
-    assert pool.leaks().count == 1
+    handles += [pool.allocate(10)]
+    first, second = pool.leaks().leaks
+    assert (first.size, first.tag, first.age_s) == (5, "a", None)
+    assert second.age_s is not None
+    assert "  5 B for a\n  10 B for untagged, 0." in str(pool.leaks())
     handles.clear()
     assert pool.leaks().count == 0
     with pytest.raises(bitnet.ConfigurationError, match="tracking is 'all'; it must be one of 'off', 'counts'"):
