@@ -112,7 +112,7 @@ def _held(operations: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
         weight = operation.get("weight")
         arrays = {} if weight is None else {"weight": weight.packed_bytes, "scale": weight.scale}
         arrays |= {name: operation[name] for name in ("gain", "table", "scales") if name in operation}
-        table = arrays.get("table")
+        table: Any = arrays.get("table")
         if hasattr(table, "packed_bytes"):  # int8 rows of the head
             arrays |= {"table": table.packed_bytes, "scales": table.scales}
         for name, array in arrays.items():

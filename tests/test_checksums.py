@@ -33,14 +33,15 @@ def test_what_has_not_changed_passes(folder):
     assert model.verify() == model.verify() > 30
 
 
-def test_a_bit_that_flips_in_memory(folder):
+@pytest.mark.parametrize(("name", "part"), [("model.layers.2.mlp.down_proj", "weight"), ("lm_head", "table")])
+def test_a_bit_that_flips_in_memory(folder, name, part):
     model = loaded(folder)
-    operation = next(one for one in model._checksums._operations if one["name"].endswith("layers.2.mlp.down_proj"))
-    bits = operation["weight"].packed_bytes
+    operation = next(one for one in model._checksums._operations if one["name"] == name)
+    bits = operation[part].packed_bytes
     address = bits.__array_interface__["data"][0]
     byte = (np.ctypeslib.ctypes.c_uint8 * 1).from_address(address + 77)
     byte[0] ^= 16
-    with pytest.raises(bitnet.ModelLoadError, match=r"'model\.layers\.2\.mlp\.down_proj\.weight' in memory"):
+    with pytest.raises(bitnet.ModelLoadError, match=rf"'{name}\.{part}' in memory"):
         model.verify()
     byte[0] ^= 16
     model.verify()
