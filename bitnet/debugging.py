@@ -72,13 +72,11 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     _root.addHandler(handler)
     _root.setLevel(number)
     pool.tracking, _depth = "tracebacks", _depth + 1
-    if number <= TRACE:
-        add_recorder(_log_operations)
+    _trace_operations(number <= TRACE)
     try:
         yield
     finally:
-        if number <= TRACE:
-            remove_recorder(_log_operations)
+        _trace_operations(-(number <= TRACE))
         pool.tracking, _depth = tracking, _depth - 1
         _root.setLevel(before)
         _root.removeHandler(handler)
@@ -180,7 +178,19 @@ def time_operation(name: str, function: Any = None, *args: Any, threshold_s: flo
         return function(*args, **kwargs)
 
 
-_program_log = logging.getLogger("bitnet.program")
+_tracers = 0  # who wants every operation told
+
+
+def _trace_operations(more: int) -> None:
+    global _tracers
+    before, _tracers = _tracers, _tracers + more
+    if not before and _tracers:
+        add_recorder(_log_operations)
+    elif before and not _tracers:
+        remove_recorder(_log_operations)
+
+
+_program_log = logging.getLogger("bitnet._core.program")
 
 
 def _log_operations(program: Any, start_ns: int, times: Any, tokens: int, outputs: int, *_: int) -> None:
@@ -244,5 +254,4 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
     if word or is_on:
         _root.setLevel(level)
         _root.addHandler(_handler())
-    if word and level <= TRACE:
-        add_recorder(_log_operations)
+    _trace_operations(bool(word) and level <= TRACE)

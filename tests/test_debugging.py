@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def pristine():
     debugging._depth = 0
     yield
     debugging._depth = depth
+    debugging._trace_operations(-debugging._tracers)
     root.setLevel(level)
     root.handlers[:] = handlers
 
@@ -200,6 +202,31 @@ def test_the_engine_and_its_runs_are_layers(loaded):
         loaded.generate([1, 9999], max_new_tokens=1)
     assert [layer.operation for layer in caught.value.layers] == ["run", "stream"]
     assert f"  model: {loaded.model.path!r}" in caught.value.to_report()
+
+
+def test_a_trace_tells_every_operation_of_a_run(loaded, capsys):
+    loaded.infer([1, 2])
+    with bitnet.debug("trace"):
+        loaded.infer([1, 2])
+    loaded.infer([1, 2])
+    lines = capsys.readouterr().err.splitlines()
+    program = loaded.model.program
+    assert len(lines) == 1 + len(program.names)
+    assert lines[0].startswith("DEBUG bitnet._core.program: a run of 2 tokens, 2 outputs: ")
+    assert lines[1].startswith("TRACE bitnet._core.program: embed model.embed_tokens: ")
+
+
+def test_an_error_in_a_kernel_comes_up_whole(tmp_path):
+    folder = shutil.copytree(DATA / "llama-packed-bitlinear", tmp_path / "model")
+    with bitnet.load(folder, num_threads=1) as model:
+        os.truncate(folder / "model.safetensors", 100)
+        with pytest.raises(InferenceError) as caught:
+            model.infer([1, 2])
+    assert [type(one) for one in caught.value.chain()] == [InferenceError, KernelError]
+    assert [layer.operation for layer in caught.value.layers] == ["run", "infer_batch"]
+    report = caught.value.to_report()
+    assert "  kernel: 'embed'" in report
+    assert "during infer_batch" in report
 
 
 def test_loading_is_a_layer(tmp_path):
