@@ -10,6 +10,7 @@ BITNET_SANITIZE=address,undefined
 
 import os
 import sys
+import tomllib
 from glob import glob
 
 from Cython.Build import cythonize
@@ -45,10 +46,15 @@ SHARED = "bitnet._core._cyutility"
 HEADERS = glob("bitnet/_core/*.h") + glob("bitnet/_core/kernels/*.h")
 
 
+with open("pyproject.toml", "rb") as file:
+    VERSION = tomllib.load(file)["project"]["version"]
+
+
 def extension(name, source):
     return Extension(
-        name, [source], include_dirs=["bitnet/_core"], depends=HEADERS, extra_compile_args=FLAGS, extra_link_args=LINK
-    )
+        name, [source], include_dirs=["bitnet/_core"], define_macros=[("BITNET_VERSION", f'"{VERSION}"')],
+        depends=HEADERS, extra_compile_args=FLAGS, extra_link_args=LINK,
+    )  # fmt: skip
 
 
 SOURCES = sorted(glob("bitnet/_core/**/*.pyx", recursive=True))

@@ -11,6 +11,9 @@ The map, from here to the instruction::
         │
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
     bitnet.quantize_* ...       quant.py                numbers to codes and back
+    bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
+    bitnet.debug ...            debugging.py            debug mode, traces, times of operations
+    bitnet.profile, diagnose    profiling.py            the time of each operation; diagnosis.py: the numbers it makes
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │
@@ -25,12 +28,17 @@ The map, from here to the instruction::
 
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
-from bitnet.config import EngineConfig, GenerationConfig, ModelConfig, QuantizationConfig
+from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
+from bitnet.debugging import debug, debug_trace, time_operation
+from bitnet.debugging import start_from_environment as _start_from_environment
+from bitnet.diagnosis import Diagnosis, diagnose
 from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
 from bitnet.inspection import inspect_checkpoint
+from bitnet.memory import HybridMemoryPool, LeakReport, MemoryHandle, MemoryStats
 from bitnet.model import Model, random_model
+from bitnet.profiling import Profile, profile
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
 from bitnet.weight import TernaryWeight
 
@@ -38,23 +46,36 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Completion",
+    "Diagnosis",
     "EngineConfig",
     "GenerationConfig",
+    "HybridMemoryPool",
     "InferenceEngine",
+    "LeakReport",
     "LoadedModel",
+    "MemoryHandle",
+    "MemoryPoolConfig",
+    "MemoryStats",
     "Model",
     "ModelConfig",
     "Piece",
+    "Profile",
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "debug",
+    "debug_trace",
     "dequantize",
+    "diagnose",
     "inspect_checkpoint",
     "load",
+    "profile",
     "quantize_activations",
     "quantize_weights",
     "random_model",
+    "time_operation",
     *_errors.__all__,
 ]
 
 _warn_if_shadowed()
+_start_from_environment()

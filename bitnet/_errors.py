@@ -3,6 +3,7 @@
 `bitnet.errors` has the family itself; import from there.
 """
 
+import contextlib
 import datetime
 import math
 import reprlib
@@ -11,6 +12,7 @@ import traceback
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
 SEVERITIES = ("info", "warning", "error", "critical")
@@ -67,6 +69,45 @@ class ErrorContext:
             stack_trace="".join(traceback.format_stack(frame)),
         )
 
+    @classmethod
+    def during(cls, operation: str, description: str = "", **data: Any) -> "During":
+        """Say what is going on to every `BitNetError` that passes: ``with ErrorContext.during("load", path=path):``.
+
+        Parameters
+        ----------
+        operation, description : str
+            As of the class.
+        **data
+            Facts worth reporting, by name.
+
+        Returns
+        -------
+        context manager
+            Also a decorator of functions. An error gets the context of each layer that it passes, the innermost first:
+            see `BitNetError.layers`.
+        """
+        return During(operation, description, data)
+
+
+class During(contextlib.ContextDecorator):
+    """What `ErrorContext.during` gives."""
+
+    def __init__(self, operation: str, description: str, data: dict[str, Any]) -> None:
+        self._context = operation, description, data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, BitNetError):
+            return
+        operation, description, data = self._context
+        # The frame that holds the `with`, at the line that was running there; above a decorator's own frame.
+        while trace and trace.tb_next and trace.tb_frame.f_code.co_filename == contextlib.__file__:
+            trace = trace.tb_next
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+        error.layers.append(ErrorContext(operation, description, data, source_location=place))
+
 
 class BitNetError(Exception):
     """The root of every error of `bitnet`.
@@ -86,6 +127,8 @@ class BitNetError(Exception):
     ----------
     message : str
     context : ErrorContext or None
+    layers : list of ErrorContext
+        Of the layers that it has passed through, the innermost first: the program's run, the engine's call.
     severity : str
     facts : dict
     error_id : str
@@ -104,6 +147,7 @@ class BitNetError(Exception):
             raise ConfigurationError.choice("severity", severity, SEVERITIES)
         self.message = message
         self.context = context
+        self.layers: list[ErrorContext] = []
         self.severity = severity
         self.facts = facts
         self.error_id = uuid.uuid4().hex[:12]
@@ -134,24 +178,40 @@ class BitNetError(Exception):
         Returns
         -------
         str
-            Several lines: what, when, the facts, the context and the causes.
+            Several lines: what, when, the facts, the contexts of the layers it passed, where it was raised; and the
+            same of each cause.
         """
-        lines = [
-            f"{type(self).__name__} [{self.severity}] {self.error_id} "
-            f"at {self.timestamp.isoformat(timespec='seconds')}",
-            f"  {self.message}",
-        ]
-        lines += [f"  {name}: {value!r}" for name, value in self.facts.items()]
-        if self.context is not None:
-            lines.append(f"during {self.context.operation}" + _after(": ", self.context.description))
-            lines += [f"  {name}: {value!r}" for name, value in self.context.data.items()]
-            if self.context.source_location:
-                lines.append(f"  at {self.context.source_location}")
-        for cause in self.chain()[1:]:
-            lines.append(f"caused by {type(cause).__name__}: {cause}")
+        lines: list[str] = []
+        for error in self.chain():
+            if isinstance(error, BitNetError):
+                lines += error._told("caused by " if lines else "")
+            else:
+                lines.append(f"caused by {type(error).__name__}: {error}")
         if self.context is not None and self.context.stack_trace:
             lines += ["stack (most recent call last):", self.context.stack_trace.rstrip()]
         return "\n".join(lines)
+
+    def _told(self, prefix: str) -> list[str]:
+        """What the report says of this error alone."""
+        when = self.timestamp.isoformat(timespec="seconds")
+        lines = [f"{prefix}{type(self).__name__} [{self.severity}] {self.error_id} at {when}", f"  {self.message}"]
+        lines += [f"  {name}: {value!r}" for name, value in self.facts.items()]
+        for context in [*([self.context] if self.context else []), *self.layers]:
+            lines.append(f"during {context.operation}" + _after(": ", context.description))
+            lines += [f"  {name}: {value!r}" for name, value in context.data.items()]
+            if context.source_location:
+                lines.append(f"  at {context.source_location}")
+        if place := _raised_at(self):
+            lines.append(f"raised at {place}")
+        return lines
+
+
+def _raised_at(error: BaseException) -> str:
+    """The file and line of the innermost frame that its traceback has."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
 def _rebuild(cls: type[BitNetError], message: str, state: dict[str, Any]) -> BitNetError:

@@ -1,8 +1,9 @@
-"""The settings of `bitnet`: four frozen dataclasses, checked when they are made.
+"""The settings of `bitnet`: five frozen dataclasses, checked when they are made.
 
 `ModelConfig` is what a checkpoint says about its architecture, `QuantizationConfig` how numbers become ternary weights,
-`EngineConfig` how a model runs on this machine, and `GenerationConfig` how text comes out of it. All fields are
-keyword-only, and a name that is no field is refused with the name that is::
+`EngineConfig` how a model runs on this machine, `GenerationConfig` how text comes out of it, and `MemoryPoolConfig` how
+a pool of its own keeps memory. All fields are keyword-only, and a name that is no field is refused with the one that
+is::
 
     GenerationConfig(max_tokens=64)
     # ConfigurationError: GenerationConfig has no field 'max_tokens'; use 'max_new_tokens'
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Self
 from bitnet._checks import Config, FrozenDict, checks_names, foreign, frozen, is_json
 from bitnet.errors import ConfigurationError
 
-__all__ = ["EngineConfig", "GenerationConfig", "ModelConfig", "QuantizationConfig"]
+__all__ = ["EngineConfig", "GenerationConfig", "MemoryPoolConfig", "ModelConfig", "QuantizationConfig"]
 
 SIZES = range(1, 2**31)  # beyond any model, and within what a signed 32-bit integer holds, as token ids are
 
@@ -240,11 +241,14 @@ class EngineConfig(Config):
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
+    verify : {None, "load"}
+        Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
+        are any, and keeps them for ``model.verify()``. It reads the files a second time.
     """
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
-        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype",
+        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
     )  # fmt: skip
 
     device: str = "auto"
@@ -252,6 +256,7 @@ class EngineConfig(Config):
     packing: str = "auto"
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
+    verify: str | None = None
 
     def __post_init__(self) -> None:
         self._choice("device", ("auto", "cpu"))
@@ -259,6 +264,8 @@ class EngineConfig(Config):
         self._choice("packing", ("auto", "i2", "t5"))
         self._choice("kv_dtype", ("float16", "float32", "int8"))
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
+        if self.verify is not None:
+            self._choice("verify", ("load",))
 
 
 @checks_names
@@ -365,3 +372,45 @@ class GenerationConfig(Config):
         if self.do_sample and not changes.get("do_sample", True):
             changes = {**{name: getattr(type(self), name) for name in self.NEUTRAL}, **changes}
         return super().replace(**changes)
+
+
+@checks_names
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryPoolConfig(Config):
+    """How a `HybridMemoryPool` keeps memory.
+
+    Parameters
+    ----------
+    threshold : int
+        The largest small block, in bytes: a power of two from 4096 to ``2**24``. Larger blocks are extents of their
+        own.
+    limit : int, optional
+        The most bytes that may be live at once; None for no limit.
+    huge_pages : bool
+        Whether to ask the system for huge pages.
+    guards : bool, optional
+        Whether to find writes behind a block when it is freed, and to fill new and freed memory with patterns. None
+        for yes in a debug build and where ``BITNET_DEBUG=1`` is set, and no elsewhere.
+    tracking : {"off", "counts", "tracebacks"}
+        What is noted of each block: nothing, its age and order, or also by which code it was allocated.
+    """
+
+    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
+        threshold="small_block_threshold small_threshold", limit="max_bytes memory_limit max_size",
+        huge_pages="use_huge_pages hugepages", guards="guard_bytes", tracking="track",
+    )  # fmt: skip
+
+    threshold: int = 1 << 20
+    limit: int | None = None
+    huge_pages: bool = True
+    guards: bool | None = None
+    tracking: str = "off"
+
+    def __post_init__(self) -> None:
+        powers = [1 << n for n in range(12, 25)]
+        self._whole("threshold", powers, "a power of two from 4096 to 16777216")
+        self._whole("limit", range(1, 1 << 62), or_none=True)
+        self._flag("huge_pages")
+        if self.guards is not None:
+            self._flag("guards")
+        self._choice("tracking", ("off", "counts", "tracebacks"))

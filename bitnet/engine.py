@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from bitnet._core.program import Execution
 from bitnet.config import EngineConfig, GenerationConfig
-from bitnet.errors import InferenceError
+from bitnet.errors import ErrorContext, InferenceError
 from bitnet.kv_cache import KVCache, Sequence
+from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.sampling import Sampler, StopStrings
 
@@ -114,6 +115,17 @@ class InferenceEngine:
         for execution, _ in list(self._states.values()):
             execution.cancel()
 
+    def memory_report(self) -> MemoryReport:
+        """Say where the memory of this process is: weights, head, keys and values, scratch, and the rest.
+
+        Returns
+        -------
+        MemoryReport
+            Of all models and engines of the process. As text it is a table.
+        """
+        self._check_open()
+        return memory_report()
+
     def load_model(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Model:
         """Load a checkpoint.
 
@@ -134,7 +146,8 @@ class InferenceEngine:
             If it is damaged, or no model that is known.
         """
         self._check_open()
-        return load_model(path, self.config, progress)
+        with ErrorContext.during("load_model", path=os.fspath(path)):
+            return load_model(path, self.config, progress)
 
     def infer(self, model: Model, tokens: Prompt, *, last_only: bool = False) -> Logits:
         """Compute the logits of one sequence.
@@ -157,6 +170,7 @@ class InferenceEngine:
         """
         return self.infer_batch(model, [tokens], last_only=last_only)[0]
 
+    @ErrorContext.during("infer_batch")
     def infer_batch(self, model: Model, batch: Iterable[Prompt], *, last_only: bool = False) -> list[Logits]:
         """Compute the logits of several sequences together; each as if it were alone, bit for bit.
 
@@ -232,7 +246,7 @@ class InferenceEngine:
     @contextlib.contextmanager
     def _run_of(self, model):
         """The memory in which a model runs here, for one run at a time."""
-        with self._lock:
+        with self._lock, ErrorContext.during("run", model=model.path, num_threads=self.config.num_threads):
             self._check_open()
             if model not in self._states:
                 execution = Execution(model.program, min(RUN_TOKENS, model.program.context))
@@ -282,6 +296,7 @@ class Stream(Iterator):
         self.completion = Completion(prompt_tokens=len(ids))
         self._pieces = self._run(engine, model, ids, config, engine._cancels)
 
+    @ErrorContext.during("stream")
     def __next__(self) -> Piece:
         return next(self._pieces)
 

@@ -14,7 +14,7 @@ This module imports nothing of ours but its own root, `bitnet._errors`: everythi
 
 import builtins
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, SupportsFloat
 
 from bitnet._errors import BRIEF, BitNetError, ErrorContext, bytes_text, index_text, listed, number_text, shape_text
@@ -177,6 +177,11 @@ class ShapeError(TensorError, ValueError):
                    what=what, got=tuple(got))
 
     @classmethod
+    def too_small(cls, what: str, got: int, least: int, unit: str) -> Self:
+        """A size below what is needed."""
+        return cls(f"{what} is {got}; the least is {least} {unit}", what=what, got=got, least=least, unit=unit)
+
+    @classmethod
     def too_large(cls, what: str, got: int, limit: int, unit: str) -> Self:
         """A size beyond what the arithmetic is exact for or an address can hold."""
         return cls(f"{what} is {got}; the limit is {limit} {unit}", what=what, got=got, limit=limit, unit=unit)
@@ -224,6 +229,12 @@ class QuantizationError(BitNetError, ValueError):
                    what=what, value=value, index=tuple(index))
 
 
+def _largest(tags: Mapping[str, int]) -> str:
+    """The tags with most bytes, in brackets."""
+    largest = sorted(tags.items(), key=lambda item: -item[1])[:3]
+    return " (" + ", ".join(f"{tag}: {bytes_text(nbytes)}" for tag, nbytes in largest) + ")" if largest else ""
+
+
 class KernelError(BitNetError, RuntimeError):
     """No kernel can do what was asked."""
 
@@ -242,8 +253,15 @@ class KernelError(BitNetError, RuntimeError):
         )
 
 
+    @classmethod
+    def status(cls, kernel: str, operation: str, status: int, meaning: str) -> Self:
+        """What native code returned for an operation of a program, in place of a result."""
+        return cls(f"kernel '{kernel}' ended '{operation}' with status {status}: {meaning}",
+                   kernel=kernel, operation=operation, status=status, meaning=meaning)
+
+
 class MemoryError(BitNetError, builtins.MemoryError):
-    """Native memory could not be had."""
+    """Native memory could not be had, or was misused."""
 
     @classmethod
     def allocation(cls, nbytes: int, what: str) -> Self:
@@ -258,9 +276,56 @@ class MemoryError(BitNetError, builtins.MemoryError):
         return cls(f"cannot allocate {product} bytes for {what}: the size does not fit in an address",
                    what=what, sizes=tuple(sizes))
 
+    @classmethod
+    def limit(cls, nbytes: int, what: str, used: int, limit: int, tags: Mapping[str, int]) -> Self:
+        """A pool's limit is in the way; `tags` are the bytes in use by what they are for."""
+        return cls(
+            f"cannot allocate {bytes_text(nbytes)} for {what}: {bytes_text(used)} of the pool's limit of "
+            f"{bytes_text(limit)} are in use{_largest(tags)}; free some, or raise the limit",
+            nbytes=nbytes, what=what, used=used, limit=limit, tags=dict(tags),
+        )
+
+    @classmethod
+    def freed(cls, action: str, nbytes: int) -> Self:
+        """Use of a handle after its memory was given back."""
+        return cls(f"cannot {action} a block of {bytes_text(nbytes)} that was freed", action=action, nbytes=nbytes)
+
+    @classmethod
+    def foreign(cls, nbytes: int) -> Self:
+        """A block given to a pool that it is not of."""
+        return cls(f"a block of {bytes_text(nbytes)} belongs to another pool; give it to that one, or use its free()",
+                   nbytes=nbytes)
+
+    @classmethod
+    def has_views(cls, nbytes: int, views: int) -> Self:
+        """A block that cannot move, because someone looks at it."""
+        there = "a view of it lives" if views == 1 else f"{views} views of it live"
+        return cls(f"cannot resize a block of {bytes_text(nbytes)} while {there}; delete that first",
+                   nbytes=nbytes, views=views)
+
+    @classmethod
+    def live_blocks(cls, count: int, tags: Mapping[str, int]) -> Self:
+        """A pool that cannot begin anew, because its memory is in use."""
+        blocks = "a block is" if count == 1 else f"{count} blocks are"
+        return cls(f"cannot reset the pool while {blocks} live{_largest(tags)}", count=count, tags=dict(tags))
+
+    @classmethod
+    def corrupted(cls, nbytes: int, at: int) -> Self:
+        """Something was written where no block is."""
+        error = cls(f"a block of {bytes_text(nbytes)} was written to beyond its end, at byte {at} from its beginning",
+                    nbytes=nbytes, at=at)
+        error.severity = "critical"
+        return error
+
 
 class DeviceError(BitNetError, RuntimeError):
-    """A device is unknown, absent or failing."""
+    """A device, or a library for it, is unknown, absent or failing."""
+
+    @classmethod
+    def missing_extra(cls, library: str, extra: str) -> Self:
+        """An optional library that is not installed."""
+        return cls(f"'{library}' is not installed; run: pip install 'bitnet-runtime[{extra}]'",
+                   library=library, extra=extra)
 
 
 class FormatError(BitNetError, ValueError):
@@ -337,6 +402,17 @@ class ModelLoadError(BitNetError, RuntimeError):
     def unreadable(cls, path: Any, reason: Any) -> Self:
         """The operating system gives no file or folder."""
         return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
+
+    @classmethod
+    def changed(cls, path: Any, name: str, where: str) -> Self:
+        """A tensor whose bytes are not those that a checksum was made of; `where` is "the file" or "memory"."""
+        return cls(f"'{path}': the bytes of '{name}' in {where} have changed: their checksum differs",
+                   path=path, name=name, where=where)
+
+    @classmethod
+    def no_checksums(cls, path: Any) -> Self:
+        """A check of a model of which no checksums were made."""
+        return cls(f"'{path}' was loaded without checksums; load it with verify='load'", path=path)
 
     @classmethod
     def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:

@@ -26,7 +26,7 @@ class KVCache:
         self._free = []
 
     def take(self):
-        return self._free.pop() if self._free else new_block(self.page_bytes, "keys and values")
+        return self._free.pop() if self._free else new_block(self.page_bytes, "keys and values", "kv")
 
     def give(self, pages):
         self._free.extend(pages)

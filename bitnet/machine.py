@@ -6,11 +6,14 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from _bitnet_runtime import name_conflict
 from bitnet._core import cpu, packing, quant, threads
+from bitnet._core.blocks import IS_DEBUG
 from bitnet._core.probe import ReadBandwidth, multiply_instruction, multiply_peak
+from bitnet._core.reports import huge_page_mode
 from bitnet._core.threads import cgroup_quota, default_num_threads
 from bitnet.errors import ConfigurationError
 
@@ -18,6 +21,7 @@ __all__ = [
     "Machine",
     "ReadBandwidth",
     "cgroup_quota",
+    "core_build",
     "default_num_threads",
     "describe",
     "kernels",
@@ -26,6 +30,7 @@ __all__ = [
     "name_conflict",
     "possible_isas",
     "select_isa",
+    "stale_modules",
 ]
 
 _T = TypeVar("_T")
@@ -106,6 +111,35 @@ def kernels() -> dict[str, str]:
     return found | {"quant": quant.kernel_name()}
 
 
+def core_build() -> tuple[str, bool]:
+    """Say how the compiled core was built.
+
+    Returns
+    -------
+    version : str
+        Of the package that it was built for.
+    is_debug : bool
+        Whether with ``BITNET_DEBUG=1``: with checks, and slow.
+    """
+    return cpu.BUILD_VERSION, IS_DEBUG
+
+
+def stale_modules() -> list[str]:
+    """List the compiled modules that are older than their sources, in a checkout.
+
+    Returns
+    -------
+    list of str
+        Empty where the package was installed: only in a checkout do sources change.
+    """
+    core = Path(cpu.__file__).parent
+    if not (core.parents[1] / "pyproject.toml").exists():
+        return []
+    built = {path.name.partition(".")[0]: path.stat().st_mtime for path in core.rglob("*.so")}
+    sources = [(path.stem, path.stat().st_mtime) for path in core.rglob("*.pyx")]
+    return sorted(name for name, changed in sources if changed > built.get(name, changed))
+
+
 def describe() -> Machine:
     """Look at this machine; nothing is measured.
 
@@ -137,7 +171,7 @@ def describe() -> Machine:
         num_threads=num_threads,
         num_threads_variable=_num_threads_variable(),
         last_level_cache_bytes=cpu.last_level_cache_bytes(),
-        huge_pages=_huge_pages(),
+        huge_pages=huge_page_mode(),
         problems=tuple(problems),
     )
 
@@ -149,11 +183,3 @@ def _num_threads_variable() -> str | None:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "").partition(",")[0],
     }
     return next((name for name, value in said.items() if value.strip()), None)
-
-
-def _huge_pages() -> str:
-    try:
-        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
-            return file.read().partition("[")[2].partition("]")[0] or "unknown"
-    except OSError:
-        return "unknown"

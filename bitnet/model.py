@@ -15,6 +15,7 @@ from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
 from bitnet.chat import ChatTemplate
+from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ConfigurationError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
@@ -43,7 +44,8 @@ class Model:
         How the checkpoint wants to be used: the defaults of `generate` and `stream`.
     """
 
-    def __init__(self, path, config, program, engine_config, checkpoint, weight_bytes):
+    def __init__(self, path, config, program, engine_config, checkpoint, weight_bytes, checksums=None):
+        self._checksums = checksums
         self.path, self.config, self.program = path, config, program
         self.engine_config, self.weight_bytes = engine_config, weight_bytes
         self.generation_config = _generation_config(checkpoint)
@@ -56,6 +58,41 @@ class Model:
         """The tokens that end a text: those of the generation configuration, and of the configuration."""
         named = [] if self._ends is None else [self._ends] if isinstance(self._ends, int) else list(self._ends)
         return tuple(dict.fromkeys([*named, *(self.config.eos_token_id or ())]))
+
+    def verify(self) -> int:
+        """Look whether a bit has flipped since the model was loaded, in memory or in the checkpoint's files.
+
+        Returns
+        -------
+        int
+            How many checksums were compared.
+
+        Raises
+        ------
+        ModelLoadError
+            If a tensor has changed, which it names; or if the model was not loaded with ``verify="load"``.
+        """
+        return self._known_checksums().verify()
+
+    def save_checksums(self) -> str:
+        """Write checksums of the checkpoint's tensors beside it; from then on loading with ``verify="load"`` compares.
+
+        Returns
+        -------
+        str
+            The path of what was written.
+
+        Raises
+        ------
+        ModelLoadError
+            If the model was not loaded with ``verify="load"``.
+        """
+        return self._known_checksums().save()
+
+    def _known_checksums(self):
+        if self._checksums is None:
+            raise ModelLoadError.no_checksums(self.path)
+        return self._checksums
 
     def encode(self, prompt: Any) -> Any:
         """Make token ids of a prompt.
@@ -198,7 +235,7 @@ class _Weights:
             stored = Int8Rows(*shape)
         else:
             dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
-            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head")
+            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
             stored = np.frombuffer(block, dtype).reshape(shape)
         for start in range(0, shape[0], 4096):
             rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))
@@ -291,5 +328,6 @@ def _loaded(checkpoint, engine_config, progress):
         builder = Builder(weights, config)
         module.build(builder, config)
         program = Program(builder, engine_config.kv_dtype)
+        checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
-    return Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes)
+    return Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)

@@ -18,7 +18,7 @@ import bitnet
 from bitnet import machine
 
 PACKAGE = Path(__file__).resolve().parents[1] / "bitnet"
-SECTIONS = ("Parameters", "Returns", "Raises", "Attributes", "Notes", "References", "Examples")
+SECTIONS = ("Parameters", "Returns", "Yields", "Raises", "Attributes", "Notes", "References", "Examples")
 
 # Documented in one sentence that names another function, whose parameters they share.
 LIKE_ANOTHER = {"bitnet._core.arrays.checked_matrix": "checked"}
@@ -174,7 +174,8 @@ def _described(name, item, node):
 
 
 def _is_constructor(node):
-    return isinstance(node, ast.FunctionDef) and node.name == "__init__" and ast.unparse(node.returns) != "NoReturn"
+    is_one = isinstance(node, ast.FunctionDef) and node.name in ("__init__", "__new__")
+    return is_one and ast.unparse(node.returns) != "NoReturn"
 
 
 def without_signature(doc):

@@ -153,6 +153,28 @@ SENTENCES = [
      "cannot allocate 1000 B for the pool: the operating system refused"),
     ("MemoryError", "allocation", {"nbytes": 1536 * 1024**2, "what": "the key/value cache"},
      "cannot allocate 1.5 GiB for the key/value cache: the operating system refused"),
+    ("ShapeError", "too_small", {"what": "a block", "got": 5, "least": 8, "unit": "bytes"},
+     "a block is 5; the least is 8 bytes"),
+    ("MemoryError", "limit", {"nbytes": 2048, "what": "a block", "used": 1 << 20, "limit": 1 << 20,
+                              "tags": {"kv": 1000, "weights": 1 << 19, "a": 5, "b": 3}},
+     "cannot allocate 2 KiB for a block: 1 MiB of the pool's limit of 1 MiB are in use (weights: 512 KiB, kv: 1000 B, "
+     "a: 5 B); free some, or raise the limit"),
+    ("MemoryError", "freed", {"action": "read", "nbytes": 5}, "cannot read a block of 5 B that was freed"),
+    ("MemoryError", "foreign", {"nbytes": 5},
+     "a block of 5 B belongs to another pool; give it to that one, or use its free()"),
+    ("MemoryError", "has_views", {"nbytes": 5, "views": 2},
+     "cannot resize a block of 5 B while 2 views of it live; delete that first"),
+    ("MemoryError", "live_blocks", {"count": 3, "tags": {}}, "cannot reset the pool while 3 blocks are live"),
+    ("MemoryError", "corrupted", {"nbytes": 5, "at": 7},
+     "a block of 5 B was written to beyond its end, at byte 7 from its beginning"),
+    ("KernelError", "status", {"kernel": "i2-avx2", "operation": "a", "status": 1,
+                               "meaning": "its input is not finite"},
+     "kernel 'i2-avx2' ended 'a' with status 1: its input is not finite"),
+    ("DeviceError", "missing_extra", {"library": "matplotlib", "extra": "plot"},
+     "'matplotlib' is not installed; run: pip install 'bitnet-runtime[plot]'"),
+    ("ModelLoadError", "changed", {"path": "m", "name": "a.weight", "where": "memory"},
+     "'m': the bytes of 'a.weight' in memory have changed: their checksum differs"),
+    ("ModelLoadError", "no_checksums", {"path": "m"}, "'m' was loaded without checksums; load it with verify='load'"),
     ("MemoryError", "overflow", {"what": "w", "sizes": [2**40, 2**40]},
      "cannot allocate 1099511627776 x 1099511627776 bytes for w: the size does not fit in an address"),
 ]  # fmt: skip
@@ -208,7 +230,7 @@ def test_the_constructor_writes_the_sentence(owner, constructor, arguments, sent
     error = getattr(cls, constructor)(**arguments)
     assert type(error) is cls
     assert (str(error), error.message, error.args) == (sentence, sentence, (sentence,))
-    assert (error.severity, error.context) == ("error", None)
+    assert (error.severity, error.context) == ("critical" if constructor == "corrupted" else "error", None)
 
 
 @each_sentence
@@ -382,7 +404,9 @@ def test_a_report_tells_the_whole_story():
         "during matmul: the output head",
         "  rows: 3",
         "  at engine.py:7",
-        "caused by KernelError: no kernel",
+        f"caused by KernelError [error] {error.__cause__.error_id} at "
+        f"{error.__cause__.timestamp.isoformat(timespec='seconds')}",
+        "  no kernel",
         "caused by KeyError: 'i9'",
         "stack (most recent call last):",
         "  File engine.py",

@@ -24,11 +24,14 @@ ARROWS = {
     # the core, from the bottom up
     "_core": "",
     "_core.cpu": "errors",
-    "_core.memory": "errors",
+    "_core.reports": "_errors",
+    "_core.pressure": "errors _core.reports",
+    "_core.blocks": "errors _core.reports",
+    "_core.memory": "errors _core.blocks _core.pressure _core.reports",
     "_core.threads": "errors",
     "_core.arrays": "errors",
     "_core.quant": "errors _core.cpu _core.threads _core.arrays",
-    "_core.probe": "_core.cpu _core.memory _core.threads",
+    "_core.probe": "errors _core.cpu _core.blocks _core.memory _core.threads",
     "_core.packings": "",
     "_core.packings.contract": "",
     "_core.packings.i2": "_core.packings.contract",
@@ -43,8 +46,8 @@ ARROWS = {
     "_core.builder": "errors _core.packing",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.threads "
-                     "_core.memory _core.arrays",
+    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
+                     "_core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "errors": "_errors",
@@ -55,13 +58,20 @@ ARROWS = {
     "chat": "errors",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
-    "machine": "errors _bitnet_runtime _core.cpu _core.threads _core.probe _core.quant _core.packing",
-    "bitnet": "errors config quant weight engine model inspection _bitnet_runtime",
-    "engine": "errors config model sampling kv_cache _core.program",
+    "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
+               "_core.reports",
+    "memory": "_errors config _core.blocks _core.memory _core.reports",
+    "debugging": "errors memory _core.program",
+    "profiling": "errors machine _core.program",
+    "diagnosis": "errors kv_cache model _core.program _core.quant",
+    "bitnet": "errors config quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
+    "engine": "errors config memory model sampling kv_cache _core.program",
     "inspection": "errors formats models _core.builder",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
-    "model": "errors config weight chat tokenizer formats formats.random models _core.head _core.memory _core.packing "
+    "checksums": "errors formats",
+    "model": "errors config weight chat checksums tokenizer formats formats.random models _core.head _core.memory "
+             "_core.packing "
              "_core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
@@ -69,9 +79,9 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config formats* _core.*",
-    "cli*": "bitnet machine errors cli*",
-    "server*": "bitnet machine errors server*",
-    "examples*": "bitnet machine errors",
+    "cli*": "bitnet machine memory errors cli*",
+    "server*": "bitnet machine memory errors server*",
+    "examples*": "bitnet machine memory errors",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.
@@ -201,7 +211,8 @@ def check_public_names(path, text):
     """The command line, the server and the examples see what a user sees."""
     if not module_of(path).startswith(("cli", "server", "examples")):
         return
-    faces = {"bitnet": [*bitnet.__all__, "__version__", "MemoryError"], "bitnet.machine": bitnet.machine.__all__}
+    faces = {"bitnet": [*bitnet.__all__, "__version__", "MemoryError"], "bitnet.machine": bitnet.machine.__all__,
+             "bitnet.memory": bitnet.memory.__all__}  # fmt: skip
     for module, name, _ in imports(path, text):
         is_module = f"{module}.{name}".removeprefix("bitnet.") in MODULES and not str(name).startswith("_")
         if module in faces and name is not None and name not in faces[module] and not is_module:
@@ -261,7 +272,7 @@ def check_macros(path, text):
         if is_c or not PYTHON_DUNDER.fullmatch(word) or word in COMPILER_WORDS:
             yield f"{path}: {word} belongs in kernels/target.h"
     if is_c:
-        known = {"defined", "MADV_HUGEPAGE"} if path.endswith("_core/memory.h") else {"defined"}
+        known = {"defined", "MADV_HUGEPAGE"} if path.endswith("_core/arena.h") else {"defined"}
         for condition in re.findall(r"(?m)^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif)\b(.*)$", code):
             for word in set(re.findall(r"[A-Za-z_]\w*", condition)) - known:
                 if not word.startswith("BITNET_"):

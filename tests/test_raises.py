@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_instruments
+import raises_memory
 import raises_runs
 
 import bitnet
 from bitnet import GenerationConfig, ModelConfig, QuantizationConfig, TernaryWeight
-from bitnet._core import arrays, cpu, matmul, memory, packing, quant, threads
+from bitnet._core import arrays, cpu, matmul, packing, quant, threads
 from bitnet.chat import ChatTemplate
 from bitnet.formats import base, open_checkpoint
 from bitnet.formats.safetensors import SafetensorsFile
@@ -174,34 +176,21 @@ def in_process(code, **environment):
     return Outcome(name.rpartition(".")[2], sentence, below_package(frames[-1][0]), int(frames[-1][1]))
 
 
-def small_block_without_memory():
-    # Blocks below 1 MiB come from the C library; it has to refuse one.
-    return in_process(
-        "import resource\n"
-        "from bitnet._core import memory\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "_, most = resource.getrlimit(resource.RLIMIT_AS)\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), most))\n"
-        "blocks = []\n"
-        "try:\n"
-        "    while len(blocks) < 200:\n"
-        "        blocks.append(memory.new_block(1 << 19, 'a test'))\n"
-        "except MemoryError:\n"
-        "    blocks.clear()\n"
-        "    raise\n",
-        ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":allocator_may_return_null=1",
-    )
-
-
-def import_without_atfork():
+def import_without_atfork(module):
     # glibc's pthread_atfork is a call of this function; the one here refuses.
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/refuse.so"
         compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-        source = "int __register_atfork(void) { return 12; }\n"
-        subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=source.encode(), check=True)
-        preload = f"{os.environ.get('LD_PRELOAD', '')}:{library}".strip(":")
-        return in_process("import bitnet._core.threads", LD_PRELOAD=preload)
+        # What is imported before has handlers too: refuse the first, the second, ... until it is the right one.
+        for refused in range(1, 20):
+            source = f"static int n; int __register_atfork(void) {{ return ++n == {refused} ? 12 : 0; }}\n"
+            command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", library, "-"]
+            subprocess.run(command, input=source.encode(), check=True)
+            preload = f"{os.environ.get('LD_PRELOAD', '')}:{library}".strip(":")
+            found = in_process(f"import bitnet._core.{module}; raise SystemError", LD_PRELOAD=preload)
+            if found.file == f"_core/{module}.pyx":
+                return found
+        return found
 
 
 # (file, what is raised, how, the sentence)
@@ -363,14 +352,6 @@ ROWS = [
      "out shares memory with an input; pass an array of its own"),
     ("_core/cpu.pyx", "ConfigurationError.isa", lambda: cpu.select_isa("mmx"),
      f"isa is 'mmx', which names no instruction set; this CPU can run {ISAS}"),
-    ("_core/memory.pyx", "TypeError", memory.Block,
-     "a Block is made by bitnet._core.memory.new_block()"),
-    ("_core/memory.pyx", "MemoryError.overflow", lambda: memory.new_block(-1),
-     "cannot allocate -1 bytes for a block: the size does not fit in an address"),
-    ("_core/memory.pyx", "MemoryError.allocation", lambda: memory.new_block((1 << 63) - 1),
-     "cannot allocate 8 EiB for a block: the operating system refused"),
-    ("_core/memory.pyx", "MemoryError.allocation", lambda: memory.new_block(1 << 60, "a test"),
-     "cannot allocate 1 EiB for a test: the operating system refused"),
     ("_core/memory.pyx", "MemoryError.overflow",
      lambda: packing.from_packed_bytes(BYTES, 1 << 62, 1 << 22, 1, "i2"),
      "cannot allocate 288230376151711744 x 16777216 bytes for a packed weight: the size does not fit in an "
@@ -427,7 +408,12 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
-ROWS += raises_runs.ROWS
+ROWS += raises_runs.ROWS + raises_memory.ROWS + raises_instruments.ROWS
+ROWS.append((
+    "_core/memory.pyx", "ConfigurationError.choice",
+    lambda: in_process("import bitnet; bitnet.HybridMemoryPool.instance()", BITNET_MEMORY_PROFILING="all"),
+    "BITNET_MEMORY_PROFILING is 'all'; it must be one of '0', '1', 'off', 'counts', 'tracebacks'",
+))  # fmt: skip
 
 # What someone else raised, and so said.
 PASSED_ON = {("cli/session.py", "problem[0]"), ("cli/session.py", "")}
@@ -435,14 +421,17 @@ PASSED_ON = {("cli/session.py", "problem[0]"), ("cli/session.py", "")}
 # Only Linux lets a test take memory away from a process, or a function from a library.
 if sys.platform == "linux":
     ROWS += [
-        ("_core/memory.pyx", "MemoryError.allocation", small_block_without_memory,
-         "cannot allocate 512 KiB for a test: the operating system refused"),
-        ("_core/threads.pyx", "ImportError", import_without_atfork,
+        ("_core/blocks.pyx", "MemoryError.allocation", lambda: in_process(raises_memory.WITHOUT_MEMORY),
+         "cannot allocate 34.5 KiB for a memory pool: the operating system refused"),
+        ("_core/blocks.pyx", "ImportError", lambda: import_without_atfork("blocks"),
+         "pthread_atfork failed: no memory is left"),
+        ("_core/threads.pyx", "ImportError", lambda: import_without_atfork("threads"),
          "pthread_atfork failed: no memory is left"),
     ]  # fmt: skip
     NOT_HERE = PASSED_ON
 else:
-    NOT_HERE = PASSED_ON | {("_core/memory.pyx", "MemoryError.allocation"), ("_core/threads.pyx", "ImportError")}
+    NOT_HERE = PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"), ("_core/blocks.pyx", "ImportError"),
+                            ("_core/threads.pyx", "ImportError")}  # fmt: skip
 
 SITES = sites()
 

@@ -1,3 +1,4 @@
+BUILD_VERSION: str
 FEATURES: dict[str, int]
 ISAS: dict[str, int]
 

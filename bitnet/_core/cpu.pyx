@@ -17,6 +17,12 @@ cdef extern from "kernels/cpu.h":
     uint32_t bitnet_cpu_features() noexcept nogil
     uint32_t CPU_AVX2, CPU_AVX512VNNI, CPU_AVX512VBMI, CPU_NEON, CPU_NEONDOT
 
+cdef extern from *:
+    const char *BITNET_VERSION  # of setup.py
+
+BUILD_VERSION = BITNET_VERSION.decode()
+"""The version of the package that the core was built for."""
+
 FEATURES = {
     "avx2": CPU_AVX2,
     "avx512vnni": CPU_AVX512VNNI,

@@ -87,7 +87,7 @@ cdef class Int8Rows:
             raise ShapeError.too_large("the number of columns", cols, HEAD_MAX_COLS, "columns")
         self.rows, self.cols = rows, cols
         self.panels, self.tiles = (rows + HEAD_ROWS - 1) // HEAD_ROWS, (cols + HEAD_COLS - 1) // HEAD_COLS
-        self.block = allocate(checked_product(self.panels * HEAD_TILE_BYTES, self.tiles, "the head"), "the head")
+        self.block = allocate(checked_product(self.panels * HEAD_TILE_BYTES, self.tiles, "the head"), "the head", "head")
         memset(self.block.data + (self.panels - 1) * self.tiles * HEAD_TILE_BYTES, 0, self.tiles * HEAD_TILE_BYTES)
         self.scales = np.zeros(rows, np.float32)
 
@@ -99,6 +99,13 @@ cdef class Int8Rows:
     def nbytes(self):
         """Bytes of the weights, padding included; the scales are not counted."""
         return self.block.nbytes
+
+    @property
+    def packed_bytes(self):
+        """The bytes of the weights as they lie in memory: ndarray of uint8, read-only."""
+        stored = np.frombuffer(self.block, np.uint8)
+        stored.flags.writeable = False
+        return stored
 
     def fill(self, Py_ssize_t first, weights, scales):
         """Write some rows.

@@ -1,108 +1,454 @@
-"""Native memory owned by Python objects.
+"""Pools of native memory.
 
-A `Block` is 64-byte aligned, as vector loads want it. Blocks of 1 MiB and more are mapped on a 2 MiB boundary and
-advised to use huge pages: a matrix product from DRAM then spends no time on page-table walks (4 KiB pages cost
-a sixth of the bandwidth). Such a block takes up whole huge pages. Every block is counted.
+A `HybridMemoryPool` has two kinds of blocks: small ones are slots of slabs, taken and given back without a lock
+(memory.h); large ones, and the slabs, are extents of arenas in 2 MiB huge pages (arena.h). Pages of 4 KiB cost a matrix
+product from DRAM a sixth of the bandwidth. The core allocates from the process's pool with `allocate`: a `Block` is
+freed with its object. Users get a `MemoryHandle`, which can also be freed earlier.
+
+A pool knows what is live, by tag and size and block by block. While it is tracked, each block also knows when it was
+allocated, and, if asked for, by which Python code.
 """
 
-from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport int64_t, uint8_t, uintptr_t
-from libc.stdlib cimport free
+import contextlib
+import datetime
+import operator
+import os
+import sys
 
-from bitnet.errors import MemoryError
+cimport cython
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **where, size_t alignment, size_t size)
+from bitnet._core.blocks cimport BEYOND_LIMIT, DONE, TAGS, Block, MemoryHandle, Pool, Reading
 
-cdef extern from "<sys/mman.h>" nogil:
-    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void *address, size_t length)
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
-    void *MAP_FAILED
-
-cdef extern from "memory.h":
-    int bitnet_advise_huge(void *p, size_t n) noexcept nogil
-    void bitnet_count_block(int64_t blocks, int64_t bytes) noexcept nogil
-    int64_t bitnet_live_blocks() noexcept nogil
-    int64_t bitnet_live_bytes() noexcept nogil
-    int64_t bitnet_peak_bytes() noexcept nogil
-    int64_t bitnet_total_blocks() noexcept nogil
+from bitnet._core.pressure import PressureCallbacks
+from bitnet._core.reports import BlockStats, Leak, LeakReport, MemoryStats, TagStats, written_frames
+from bitnet.errors import ConfigurationError, MemoryError
 
 cdef enum:
     ALIGNMENT = 64
-    HUGE_PAGE = 2 << 20
-    # From here on a huge page of its own is at least half used.
-    LARGE = 1 << 20
+    MAX_ALIGNMENT = 2 << 20
+    MAX_FRAMES = 32
+
+LEVELS = ("off", "counts", "tracebacks")
+"""How much a pool notes of each block: in which order it was allocated; also when; also by which code."""
+
+UNTAGGED = "untagged"
+"""The tag of what has none."""
+
+SCRATCH = "scratch"
+"""The tag of what the core allocates for the time of its work, where it names no other."""
+
+OTHER = "other"
+"""The tag of what came with a new one when there was no room for more tags."""
 
 
-cdef class Block:
-    """A piece of native memory, freed with this object.
+@cython.final
+cdef class HybridMemoryPool(Pool):
+    """Native memory: small blocks from slabs, large ones from arenas in huge pages, all counted.
 
-    It has the buffer protocol: ``memoryview(block)`` is writable bytes, and keeps the block alive.
+    Parameters
+    ----------
+    config : MemoryPoolConfig, optional
+        Of a pool of its own; the process's pool is `instance`.
 
     Attributes
     ----------
-    nbytes : int
-        Its size in bytes.
-    address : int
-        Where it begins; a multiple of 64.
+    limit : int or None
+        The most bytes that may be live at once; can be set.
+    tracking : {"off", "counts", "tracebacks"}
+        What is noted of each block now; can be set. See `track`.
+    has_guards : bool
+        Whether writes behind a block are found when it is freed.
+
+    Notes
+    -----
+    Threads may share a pool. It survives a fork: the child has a copy of every block, and goes on by itself. A pool that is
+    dropped gives its memory back when its last block is gone.
     """
 
-    def __cinit__(self):
-        self.data = NULL
-        self._base = NULL
+    cdef dict _tags                # name -> number
+    cdef int _level
+    cdef list _levels              # those before each tracker at work
+    cdef uint64_t _number          # of the last block
+    cdef object _callbacks         # None while there are none
+    cdef int64_t _fails_in         # allocations until one is made to fail, or -1
+    cdef object __weakref__
 
-    def __init__(self):
-        raise TypeError("a Block is made by bitnet._core.memory.new_block()")
+    def __cinit__(self, config=None):
+        self._tags = {UNTAGGED: 0, OTHER: 1}
+        self._levels = []
+        self._fails_in = -1
+        self._level = _level_of(getattr(config, "tracking", "off"))
 
-    def __dealloc__(self):
-        if self._base == NULL:
-            return
-        if self._mapped:
-            munmap(self._base, self._mapped)
-        else:
-            free(self._base)
-        bitnet_count_block(-1, -self.nbytes)
+    @staticmethod
+    def instance():
+        """Get the process's pool, in which weights, scratch memory and caches live.
+
+        Returns
+        -------
+        HybridMemoryPool
+            Always the same. ``BITNET_MEMORY_PROFILING`` sets its `tracking` at first (1 means "tracebacks"), and
+            ``BITNET_DEBUG=1`` its guards.
+
+        Raises
+        ------
+        ConfigurationError
+            If ``BITNET_MEMORY_PROFILING`` is no such word.
+        """
+        return _instance()
 
     @property
-    def address(self):
-        return <uintptr_t>self.data
+    def limit(self):
+        return self.get_limit() or None
 
-    def __len__(self):
-        return self.nbytes
+    @limit.setter
+    def limit(self, value):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 62):
+            raise ConfigurationError.value("HybridMemoryPool", "limit", value, "a whole number of bytes above 0, or None")
+        self.set_limit(value or 0)
 
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
+    @property
+    def tracking(self):
+        return LEVELS[self._level]
+
+    @tracking.setter
+    def tracking(self, value):
+        self._level = _level_of(value)
+
+    # ---- blocks
+
+    def allocate(self, size, Py_ssize_t alignment=ALIGNMENT, bint zero=False, str tag=None):
+        """Take a block.
+
+        Parameters
+        ----------
+        size : int
+            In bytes.
+        alignment : int, optional
+            The block begins at a multiple of it: a power of two up to 2 MiB.
+        zero : bool, optional
+            Whether the block is filled with zeros; otherwise its bytes are not initialised.
+        tag : str, optional
+            What it is for, in statistics and reports. A pool tells 62 tags apart; later ones are counted as "other".
+
+        Returns
+        -------
+        MemoryHandle
+
+        Raises
+        ------
+        MemoryError
+            If the pool's limit is in the way, or the operating system refuses.
+        """
+        cdef MemoryHandle handle = MemoryHandle.__new__(MemoryHandle)
+        if alignment < 1 or alignment > MAX_ALIGNMENT or alignment & (alignment - 1):
+            raise ConfigurationError.value("HybridMemoryPool.allocate", "alignment", alignment,
+                                           "a power of two from 1 to 2097152")
+        self.take(handle, size, alignment, zero, "a block", 0 if tag is None else self._tag_number(tag))
+        return handle
+
+    def deallocate(self, MemoryHandle handle not None):
+        """Free a block, as its own `MemoryHandle.free` does.
+
+        Parameters
+        ----------
+        handle : MemoryHandle
+            Of this pool.
+
+        Raises
+        ------
+        MemoryError
+            If it was freed before, or belongs to another pool.
+        """
+        handle.check("free")
+        if not self.owns(handle):
+            raise MemoryError.foreign(handle.nbytes)
+        handle.free()
+
+    def resize(self, MemoryHandle handle not None, nbytes):
+        """Make a block larger or smaller; what fits of its content stays, and so does its alignment.
+
+        Parameters
+        ----------
+        handle : MemoryHandle
+            Of this pool.
+        nbytes : int
+            Its new size. Bytes beyond the old one are not initialised.
+
+        Raises
+        ------
+        MemoryError
+            If it was freed, has views, belongs to another pool, or the memory cannot be had; the block is then as it
+            was.
+        """
+        cdef Py_ssize_t size = operator.index(nbytes)
+        cdef Block other
+        handle.check("resize")
+        if not self.owns(handle):
+            raise MemoryError.foreign(handle.nbytes)
+        if handle._views:
+            raise MemoryError.has_views(handle.nbytes, handle._views)
+        if size >= 0 and self.resize_in_place(handle, size):
+            return
+        other = Block.__new__(Block)
+        self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
+        memcpy(other.data, handle.data, min(handle.nbytes, size))
+        self.exchange(handle, other)
+
+    cdef int take(self, Block block, Py_ssize_t nbytes, Py_ssize_t alignment, bint zero, str what, int tag) except -1:
+        cdef int status
+        if nbytes < 0:
+            raise MemoryError.overflow(what, (nbytes,))
+        if self._fails_in >= 0:
+            self._fails_in -= 1
+            if self._fails_in < 0:
+                self._fail(nbytes, what, False)
+        status = self.try_to_take(block, nbytes, alignment, zero, tag)
+        if status != DONE:
+            status = self._insist(block, nbytes, alignment, zero, tag, status)
+            if status != DONE:
+                self._fail(nbytes, what, status == BEYOND_LIMIT)
+        self._number += 1
+        self.note(block, self._number, self._level > 0)
+        if self._level > 1:
+            block.frames = _frames()
+        if self._callbacks is not None:
+            self._callbacks.look(self.used(), self.get_limit(), self.read().reserved)
+        return 0
+
+    cdef int _tag_number(self, str tag) except -1:
+        number = self._tags.get(tag)
+        if number is None:
+            if len(self._tags) == TAGS:
+                return 1
+            number = self._tags[tag] = len(self._tags)
+        return number
+
+    # ---- when memory runs out
+
+    cdef int _insist(self, Block block, Py_ssize_t nbytes, Py_ssize_t alignment, bint zero, int tag, int status) except -1:
+        """Try again when unused memory was given back, and when callbacks have freed what they could."""
+        if status != BEYOND_LIMIT and self.give_back() > 0:
+            status = self.try_to_take(block, nbytes, alignment, zero, tag)
+        if status != DONE and self._callbacks is not None:
+            for _ in self._callbacks.make_room(nbytes, self.used(), self.get_limit() if status == BEYOND_LIMIT else 0):
+                status = self.try_to_take(block, nbytes, alignment, zero, tag)
+                if status == DONE:
+                    break
+        return status
+
+    def _fail(self, Py_ssize_t nbytes, what, is_beyond_limit):
+        self.count_failure()
+        if is_beyond_limit:
+            raise MemoryError.limit(nbytes, what, self.used(), self.get_limit(), self._bytes_by_tag())
+        raise MemoryError.allocation(nbytes, what)
+
+    def _bytes_by_tag(self):
+        return {tag: self.tag_bytes(number) for tag, number in self._tags.items() if self.tag_bytes(number)}
+
+    def register_pressure_callback(self, level, function):
+        """Have a function called when memory becomes scarce.
+
+        Parameters
+        ----------
+        level : float
+            The share, above 0 and at most 1: of the pool's limit, or of the memory of the machine or of this process's
+            control group. At the limit's it is called by the allocation that reaches it, and again only after use has
+            fallen below. The system is looked at when the pool takes more memory from it.
+        function : callable
+            Called with a `MemoryPressure`, in the thread that allocates. It may free blocks. If an allocation fails,
+            each function is called, by rising level, until it succeeds when tried again. What it raises is logged.
+
+        Returns
+        -------
+        callable
+            Unregisters it.
+        """
+        if self._callbacks is None:
+            self._callbacks = PressureCallbacks()
+        return self._callbacks.register(level, function)
+
+    def injected_failure(self, after):
+        """Make one allocation fail, to test what becomes of that.
+
+        Parameters
+        ----------
+        after : int
+            How many allocations succeed before it.
+
+        Returns
+        -------
+        context manager
+            Its value is a function that says whether the allocation came.
+        """
+        return _injected_failure(self, operator.index(after))
+
+    # ---- what is live
+
+    def get_stats(self):
+        """Read the pool's counts.
+
+        Returns
+        -------
+        MemoryStats
+        """
+        cdef Reading r = self.read()
+        tags = {tag: TagStats(self.tag_bytes(number), self.tag_blocks(number))
+                for tag, number in self._tags.items() if self.tag_blocks(number)}
+        small, large = r.small_allocated - r.small_freed, r.large_allocated - r.large_freed
+        return MemoryStats(
+            allocated=r.bytes, peak=r.peak, active=small + large,
+            allocation_count=r.small_allocated + r.large_allocated, deallocation_count=r.small_freed + r.large_freed,
+            failed_count=r.failed, reserved=r.reserved, huge_page_bytes=r.huge,
+            fragmentation=1 - <double>r.bytes / r.reserved if r.reserved else 0.0,
+            small_block=BlockStats(r.bytes - r.large_bytes, small, r.small_allocated, r.small_freed),
+            large_block=BlockStats(r.large_bytes, large, r.large_allocated, r.large_freed),
+            size_distribution={1 << i: r.live_by_log2[i] for i in range(63) if r.live_by_log2[i]},
+            by_tag=tags, last_updated=datetime.datetime.now(datetime.UTC),
+        )
+
+    def track(self, tracebacks=False):
+        """Note the blocks that are allocated from now on, to see which of them stay.
+
+        Parameters
+        ----------
+        tracebacks : bool, optional
+            Whether to keep the Python traceback of each allocation too, which costs some microseconds.
+
+        Returns
+        -------
+        AllocationTracker
+            A context manager; its ``report()`` tells, within the ``with`` or after it, which of the blocks allocated
+            there are live.
+        """
+        return AllocationTracker(self, tracebacks)
+
+    def leaks(self, first=0, last=None):
+        """List the live blocks, the oldest first.
+
+        Parameters
+        ----------
+        first, last : int, optional
+            Only those whose number, in the order of allocation, is above `first` and at most `last`.
+
+        Returns
+        -------
+        LeakReport
+        """
+        names = {number: tag for tag, number in self._tags.items()}
+        return LeakReport(tuple([
+            Leak((<Block>block).nbytes, seconds if seconds >= 0 else None, names[tag],
+                 () if (<Block>block).frames is None else written_frames((<Block>block).frames))
+            for block, seconds, tag in self.noted(first, self._number if last is None else last)
+        ]))
+
+    def trim(self):
+        """Give unused memory back to the system.
+
+        Returns
+        -------
+        int
+            How many bytes.
+        """
+        with nogil:
+            given = self.give_back()
+        return given
+
+    def reset(self):
+        """Give all memory back, and begin to count anew.
+
+        Raises
+        ------
+        MemoryError
+            If blocks are live.
+        """
+        cdef int64_t live = self.restart()
+        if live:
+            raise MemoryError.live_blocks(live, self._bytes_by_tag())
+
+    def __repr__(self):
+        return f"HybridMemoryPool({self.used()} bytes live, limit {self.limit}, tracking {self.tracking!r})"
 
 
-cdef Block allocate(Py_ssize_t nbytes, str what):
+class AllocationTracker:
+    """What `HybridMemoryPool.track` gives: which blocks were allocated within the ``with``.
+
+    Parameters
+    ----------
+    pool : HybridMemoryPool
+    tracebacks : bool
+    """
+
+    def __init__(self, HybridMemoryPool pool not None, tracebacks):
+        self._pool, self._level, self._first, self._last = pool, 2 if tracebacks else 1, 0, 0
+
+    def __enter__(self):
+        cdef HybridMemoryPool pool = self._pool
+        pool._levels.append(pool._level)
+        pool._level = max(pool._level, <int>self._level)
+        self._first, self._last = pool._number, None
+        return self
+
+    def __exit__(self, *_):
+        cdef HybridMemoryPool pool = self._pool
+        pool._level = pool._levels.pop()
+        self._last = pool._number
+
+    def report(self):
+        """List the blocks that were allocated here and are live now.
+
+        Returns
+        -------
+        LeakReport
+        """
+        return self._pool.leaks(self._first, self._last)
+
+
+@contextlib.contextmanager
+def _injected_failure(HybridMemoryPool pool, after):
+    pool._fails_in = after
+    try:
+        yield lambda: pool._fails_in < 0
+    finally:
+        pool._fails_in = -1
+
+
+cdef tuple _frames():
+    """The Python frames above, the innermost first."""
+    found, frame = [], sys._getframe(0)
+    while frame is not None and len(found) < MAX_FRAMES:
+        found.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def _level_of(word):
+    if word not in LEVELS:
+        raise ConfigurationError.choice("HybridMemoryPool.tracking", word, LEVELS)
+    return LEVELS.index(word)
+
+
+cdef HybridMemoryPool _process_pool = None
+
+
+cdef HybridMemoryPool _instance():
+    global _process_pool
+    if _process_pool is None:
+        asked = os.environ.get("BITNET_MEMORY_PROFILING", "")
+        level = {"": "off", "0": "off", "1": "tracebacks"}.get(asked, asked)
+        if level not in LEVELS:
+            raise ConfigurationError.choice("BITNET_MEMORY_PROFILING", asked, ("0", "1", *LEVELS))
+        pool = HybridMemoryPool()
+        pool.tracking = level
+        _process_pool = pool
+    return _process_pool
+
+
+cdef Block allocate(Py_ssize_t nbytes, str what, str tag=SCRATCH):
     cdef Block block = Block.__new__(Block)
-    cdef uintptr_t start
-    cdef size_t mapped
-    cdef void *base = NULL
-    if nbytes < 0:
-        raise MemoryError.overflow(what, (nbytes,))
-    if nbytes < LARGE:
-        if posix_memalign(&base, ALIGNMENT, nbytes if nbytes > 0 else 1) != 0:
-            raise MemoryError.allocation(nbytes, what)
-        block._mapped = 0
-        block.data = <uint8_t *>base
-    else:
-        # One huge page more than asked for, to begin on a boundary; what is never touched costs no memory.
-        if nbytes > <Py_ssize_t>(<size_t>-1 >> 1) - 2 * HUGE_PAGE:
-            raise MemoryError.allocation(nbytes, what)
-        mapped = ((<size_t>nbytes + HUGE_PAGE - 1) & ~<size_t>(HUGE_PAGE - 1)) + HUGE_PAGE
-        base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if base == MAP_FAILED:
-            raise MemoryError.allocation(nbytes, what)
-        block._mapped = mapped
-        start = (<uintptr_t>base + HUGE_PAGE - 1) & ~<uintptr_t>(HUGE_PAGE - 1)
-        block.data = <uint8_t *>start
-        # Refused where huge pages are off: then the block is merely slower.
-        bitnet_advise_huge(block.data, mapped - HUGE_PAGE)
-    block._base = base
-    block.nbytes = nbytes
-    bitnet_count_block(1, nbytes)
+    cdef HybridMemoryPool pool = _instance() if _process_pool is None else _process_pool
+    pool.take(block, nbytes, ALIGNMENT, False, what, pool._tag_number(tag))
     return block
 
 
@@ -112,15 +458,14 @@ cdef Py_ssize_t checked_product(Py_ssize_t a, Py_ssize_t b, str what) except -1:
     return a * b
 
 
-def new_block(Py_ssize_t nbytes, str what="a block"):
-    """Allocate native memory; its bytes are not initialised.
+def new_block(Py_ssize_t nbytes, str what="a block", str tag=OTHER):
+    """Allocate a block of the process's pool. Its bytes are not initialised.
 
     Parameters
     ----------
     nbytes : int
-        Size in bytes.
-    what : str, optional
-        What it is for; named in the error.
+    what, tag : str, optional
+        What it is for, in an error and in statistics.
 
     Returns
     -------
@@ -129,9 +474,9 @@ def new_block(Py_ssize_t nbytes, str what="a block"):
     Raises
     ------
     bitnet.MemoryError
-        If the size is negative, or the operating system refuses.
+        If the size is negative, the pool's limit is in the way, or the operating system refuses.
     """
-    return allocate(nbytes, what)
+    return allocate(nbytes, what, tag)
 
 
 def statistics():
@@ -142,9 +487,10 @@ def statistics():
     dict
         ``live_blocks``, ``live_bytes``, ``peak_bytes`` (of live bytes) and ``total_blocks`` (ever allocated).
     """
+    found = _instance().get_stats()
     return {
-        "live_blocks": bitnet_live_blocks(),
-        "live_bytes": bitnet_live_bytes(),
-        "peak_bytes": bitnet_peak_bytes(),
-        "total_blocks": bitnet_total_blocks(),
+        "live_blocks": found.active,
+        "live_bytes": found.allocated,
+        "peak_bytes": found.peak,
+        "total_blocks": found.allocation_count,
     }

@@ -245,7 +245,8 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
     packed.scale = _checked_scale(scale, rows, packed.groups if packed.group_size is not None else None)
     packed.scales = packed.scale.reshape(-1)
     packed.scale_step = 0 if packed.scale.ndim == 0 else packed.groups
-    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight")
+    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight",
+                            "weights")
     packed.data = packed.block.data
     return packed
 

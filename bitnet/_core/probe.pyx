@@ -10,6 +10,8 @@ from bitnet._core.cpu cimport allowed_features
 from bitnet._core.memory cimport Block, allocate
 from bitnet._core.threads cimport run, thread_count
 
+from bitnet.errors import ShapeError
+
 cdef extern from "kernels/probe.h":
     ctypedef struct bitnet_probe:
         const char *isa
@@ -18,6 +20,16 @@ cdef extern from "kernels/probe.h":
         uint64_t (*read)(const uint8_t *data, Py_ssize_t n) noexcept nogil
         int64_t (*multiply)(int64_t rounds) noexcept nogil
     const bitnet_probe PROBES[]
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    /* Called through pointers that may change: a pair that nobody sees, the compiler would leave out. */
+    static void *(*volatile bitnet_take)(size_t) = malloc;
+    static void (*volatile bitnet_give)(void *) = free;
+    """
+    void *bitnet_take(size_t n) noexcept
+    void bitnet_give(void *p) noexcept
 
 cdef enum:
     READ_UNIT = 1 << 20
@@ -61,14 +73,20 @@ cdef class ReadBandwidth:
     ----------
     nbytes : int, optional
         Size in bytes, rounded up to whole MiB. Larger than the last-level cache, it measures DRAM.
+    block : Block, optional
+        Memory to use instead, as a `MemoryHandle`: of at least a MiB, and of it whole MiB.
     """
 
     cdef Block block
     cdef Py_ssize_t units
 
-    def __init__(self, Py_ssize_t nbytes=1 << 30):
+    def __init__(self, Py_ssize_t nbytes=1 << 30, Block block=None):
         self.units = max(<Py_ssize_t>1, (nbytes + READ_UNIT - 1) // READ_UNIT)
-        self.block = allocate(self.units * READ_UNIT, "a bandwidth probe")
+        if block is not None:
+            self.units = block.nbytes // READ_UNIT
+        if self.units == 0:
+            raise ShapeError.too_small("the block to read", block.nbytes, READ_UNIT, "bytes")
+        self.block = allocate(self.units * READ_UNIT, "a bandwidth probe", "probe") if block is None else block
         np.frombuffer(self.block, np.uint8).fill(1)
 
     @property
@@ -95,7 +113,7 @@ cdef class ReadBandwidth:
         start = time.perf_counter()
         with nogil:
             run(_read_unit, &job, self.units, threads)
-        return self.block.nbytes / (time.perf_counter() - start)
+        return self.units * READ_UNIT / (time.perf_counter() - start)
 
 
 def multiply_peak(num_threads=None):
@@ -121,6 +139,46 @@ def multiply_peak(num_threads=None):
         run(_multiply_unit, &job, MULTIPLY_UNITS, threads)
     seconds = time.perf_counter() - start
     return sum([job.done[unit] for unit in range(MULTIPLY_UNITS)]) / seconds
+
+
+def block_pairs(Py_ssize_t nbytes, Py_ssize_t count):
+    """Allocate and free a block of the process's pool, as the core does, to measure it.
+
+    Parameters
+    ----------
+    nbytes, count : int
+        Its size, and how often.
+
+    Returns
+    -------
+    float
+        Seconds a pair.
+    """
+    cdef Py_ssize_t i
+    start = time.perf_counter()
+    for i in range(count):
+        allocate(nbytes, "a probe", "probe")
+    return (time.perf_counter() - start) / count
+
+
+def malloc_pairs(size_t nbytes, Py_ssize_t count):
+    """Allocate and free with the C library, to measure it.
+
+    Parameters
+    ----------
+    nbytes, count : int
+        Its size, and how often.
+
+    Returns
+    -------
+    float
+        Seconds a pair.
+    """
+    cdef Py_ssize_t i
+    start = time.perf_counter()
+    for i in range(count):
+        bitnet_give(bitnet_take(nbytes))
+    return (time.perf_counter() - start) / count
 
 
 def multiply_instruction():

@@ -1,4 +1,5 @@
-from typing import Any, SupportsIndex, final
+from collections.abc import Callable
+from typing import SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,9 @@ from bitnet._core.builder import Builder
 PAGE_TOKENS: int
 DTYPES: dict[str, int]
 
+def add_recorder(function: Callable[..., object]) -> None: ...
+def remove_recorder(function: Callable[..., object]) -> None: ...
+
 @final
 class Program:
     names: tuple[str, ...]
@@ -16,6 +20,9 @@ class Program:
     vocab_size: int
     scratch_token_bytes: int
     def __init__(self, builder: Builder, kv_dtype: str = "float16") -> None: ...
+    def work(
+        self, tokens: int, outputs: int, attended: int, read: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
     @property
     def page_bytes(self) -> int: ...
     @property
@@ -25,9 +32,7 @@ class Program:
 class Execution:
     program: Program
     max_tokens: int
-    traces: bool
-    diagnoses: bool
-    trace: list[dict[str, Any]]
+    observer: Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32] | None], object] | None
     def __init__(self, program: Program, max_tokens: SupportsIndex) -> None: ...
     def cancel(self) -> None: ...
     def forget_cancel(self) -> None: ...
@@ -39,5 +44,5 @@ class Execution:
         pages: list[npt.NDArray[np.uint64]],
         outputs: npt.NDArray[np.int32],
         num_threads: SupportsIndex | None = None,
-    ) -> npt.NDArray[np.float32]: ...
+    ) -> npt.NDArray[np.float32] | None: ...
     def _values(self, index: int, tokens: int) -> npt.NDArray[np.float32]: ...

@@ -10,18 +10,18 @@ same bits alone and in any batch, in any cutting of the prompt, on any number of
 """
 
 import operator
-import time
 
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from bitnet._core.gemm cimport gemm_scratch_bytes
-from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
-from bitnet._core.operations cimport EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
+from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
 from bitnet._core.ops cimport (
     OPS_BFLOAT16,
     OPS_BLOCK,
@@ -36,8 +36,10 @@ from bitnet._core.threads cimport raise_flag, thread_count
 from bitnet._core.arrays import checked, checked_matrix
 from bitnet._core.builder import KINDS as _KINDS
 from bitnet._core.builder import TableInFile
+from bitnet._core.head import kernel_name as head_kernel_name
 from bitnet._core.ops import GATES as _GATES
-from bitnet.errors import InferenceError, ShapeError
+from bitnet._core.packing import kernel_name
+from bitnet.errors import InferenceError, KernelError, ShapeError
 
 cdef enum:
     STRIP_TOKENS = 16              # whose keys are stored together
@@ -49,6 +51,40 @@ DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT
 """How numbers can be stored, by name."""
 
 _NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
+
+
+cdef tuple _recorders = ()
+
+
+def add_recorder(function):
+    """Have a function called after every run of any program, with the time of each of its operations.
+
+    Parameters
+    ----------
+    function : callable
+        Called with the program, when the run began (of the monotonic clock, in ns), an int64 array of nanoseconds (the
+        checks before, each operation, the look at the logits), and the numbers of tokens, of outputs, of positions
+        attended to, of positions whose keys and values were read, and of threads.
+    """
+    global _recorders
+    _recorders = (*_recorders, function)
+
+
+def remove_recorder(function):
+    """Have it called no more.
+
+    Parameters
+    ----------
+    function : callable
+    """
+    global _recorders
+    _recorders = tuple([one for one in _recorders if one != function])
+
+
+cdef inline int64_t _now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef class Program:
@@ -133,6 +169,42 @@ cdef class Program:
                 op.table = <const uint8_t *><uintptr_t>stored.ctypes.data
                 op.rows, op.row_bytes = stored.shape[0], stored.strides[0]
 
+    def work(self, tokens, outputs, attended, read):
+        """Count what the operations of a run do.
+
+        Parameters
+        ----------
+        tokens, outputs : int
+            Of the run.
+        attended, read : int
+            Positions, summed over the tokens, and over the tiles of tokens that read keys and values together.
+
+        Returns
+        -------
+        bytes, macs : ndarray of int64, shape (operations,)
+            Bytes of weights, cache and activations that are read, each once a run; and multiply-accumulates.
+        """
+        cdef Operation *op
+        cdef Shape *s = &self._shape
+        nbytes, macs = np.zeros(self._count, np.int64), np.zeros(self._count, np.int64)
+        for i in range(self._count):
+            op = &self._operations[i]
+            nbytes[i] = 4 * op.source_width * tokens
+            if op.kind == LINEAR:
+                nbytes[i] += op.job.panels * op.job.panel_bytes
+                macs[i] = op.job.rows * op.job.cols * tokens
+            elif op.kind == EMBED:
+                nbytes[i] = op.row_bytes * tokens
+            elif op.kind == ATTEND:
+                nbytes[i] = read * 2 * s.kv_heads * s.block_bytes // PAGE_TOKENS
+                macs[i] = 2 * attended * s.heads * s.head_dim
+            elif op.kind == HEAD and outputs:
+                nbytes[i] = op.rows * op.row_bytes
+                if op.dtype == OPS_INT8:
+                    nbytes[i] = op.head.panels * op.head.tiles * HEAD_TILE_BYTES
+                macs[i] = op.rows * op.source_width * outputs
+        return nbytes, macs
+
     @property
     def page_bytes(self):
         return self._shape.page_bytes
@@ -181,10 +253,9 @@ cdef class Execution:
 
     Attributes
     ----------
-    traces : bool
-        Whether a run measures each operation; `trace` then tells.
-    diagnoses : bool
-        Whether a run looks at what each operation makes; `trace` then tells.
+    observer : callable or None
+        Called after each operation of a run, with its number, what it made (float32, a row a token) and what it read,
+        or None where that has no rows of its own; a copy each. If it returns True the run ends there.
     """
 
     cdef readonly Program program
@@ -192,8 +263,7 @@ cdef class Execution:
     cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch
     cdef int _gemm_threads
     cdef int _is_cancelled
-    cdef public bint traces, diagnoses
-    cdef readonly list trace
+    cdef public object observer
 
     def __init__(self, Program program not None, max_tokens):
         cdef Py_ssize_t i, most = 0
@@ -211,7 +281,6 @@ cdef class Execution:
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
-        self.trace = []
 
     def cancel(self):
         """Stop the run in progress after its present operation, or else the next run; from any thread.
@@ -240,7 +309,8 @@ cdef class Execution:
 
         Returns
         -------
-        ndarray of float32, shape (n_outputs, vocab_size)
+        ndarray of float32, shape (n_outputs, vocab_size), or None
+            None where the observer ended the run.
 
         Raises
         ------
@@ -250,6 +320,8 @@ cdef class Execution:
         cdef Program program = self.program
         cdef Run r
         cdef int threads = thread_count(num_threads)
+        cdef tuple recorders = _recorders
+        cdef int64_t entered = _now_ns() if recorders else 0
         cdef const int32_t[::1] ids_view, positions_view, sequences_view, outputs_view
         cdef const uintptr_t[::1] page_view
         cdef const int64_t[::1] room_view
@@ -285,34 +357,58 @@ cdef class Execution:
         r.starts = <Py_ssize_t *>self._starts.data
         r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
-        self.trace = []
-        for_each = self.traces or self.diagnoses
+        cdef int64_t[::1] times_view
+        cdef int64_t *times = NULL
+        cdef int64_t began = 0, ended = 0
+        if recorders:
+            taken = np.zeros(program._count + 2, np.int64)
+            times_view = taken
+            times, began = &times_view[1], _now_ns()
         cdef Py_ssize_t first = 0, failed = -1
         while first < program._count and failed < 0:
-            last = first + 1 if for_each else program._count
-            start = time.perf_counter() if for_each else 0.0
-            failed = self._run_operations(&r, first, last, threads)
-            if for_each and failed < 0:
-                self._look(first, time.perf_counter() - start, tokens)
+            last = program._count if self.observer is None else first + 1
+            failed = self._run_operations(&r, first, last, threads, times)
+            if self.observer is not None and failed < 0 and self.observer(first, *self._seen(first, tokens, logits)):
+                return None
             first = last
+        ended = _now_ns() if recorders else 0
         if failed >= 0 and self._is_cancelled:
             self._is_cancelled = 0
             raise InferenceError.cancelled(program.names[failed])
         if failed >= 0 and program._operations[failed].kind == EMBED:
-            raise InferenceError.cannot_read(program.names[failed])
+            raise InferenceError.cannot_read(program.names[failed]) from self._status(failed, "the file gave no row")
         if failed >= 0:
-            raise InferenceError.not_finite(program.names[failed])
+            raise InferenceError.not_finite(program.names[failed]) from self._status(failed, "its input is not finite")
         if not np.isfinite(logits.sum(dtype=np.float64)):
             raise InferenceError.not_finite(program.names[program._count - 1])
+        if recorders:
+            taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
+            ends = np.frombuffer(self._tiles, np.int32)[1 : r.n_tiles + 1] - 1
+            attended = int(positions.sum(dtype=np.int64)) + tokens
+            read = int(positions[ends].sum(dtype=np.int64)) + len(ends)
+            for recorder in recorders:
+                recorder(program, entered, taken, tokens, len(outputs), attended, read, threads)
         return logits
 
-    cdef Py_ssize_t _run_operations(self, Run *r, Py_ssize_t first, Py_ssize_t last, int threads) noexcept:
+    def _status(self, index, meaning):
+        """What the native code said, as the cause of an error."""
+        program = self.program
+        kernel = kind = program.kinds[index]
+        if kind == "linear":
+            kernel = kernel_name(program._kept[index]["weight"].packing)
+        elif kind == "head":
+            kernel = f"head-{head_kernel_name()}"
+        return KernelError.status(kernel, program.names[index], 1, meaning)
+
+    cdef Py_ssize_t _run_operations(self, Run *r, Py_ssize_t first, Py_ssize_t last, int threads,
+                                    int64_t *times) noexcept:
         """Returns the operation that failed or before which the run was cancelled, or -1."""
         cdef Program program = self.program
         cdef Py_ssize_t i
         cdef Operation op
         cdef uint8_t *job_scratch = self._job_scratch.data
         cdef int *is_cancelled = &self._is_cancelled
+        cdef int64_t before = _now_ns() if times != NULL else 0, after
         with nogil:
             for i in range(first, last):
                 if is_cancelled[0]:
@@ -321,27 +417,31 @@ cdef class Execution:
                 r.now = &op
                 if operate(r, job_scratch, threads):
                     return i
+                if times != NULL:
+                    after = _now_ns()
+                    times[i] += after - before
+                    before = after
         return -1
 
-    def _look(self, index, seconds, tokens):
-        program = self.program
-        entry = {"name": program.names[index], "kind": program.kinds[index], "seconds": seconds}
-        if self.diagnoses and program.widths[index]:
-            values = self._values(index, tokens)
-            finite = values[np.isfinite(values)]
-            entry |= {
-                "minimum": float(finite.min(initial=0)), "maximum": float(finite.max(initial=0)),
-                "rms": float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 0.0,
-                "not_finite": int(values.size - finite.size),
-            }
-        self.trace.append(entry)
+    def _seen(self, Py_ssize_t index, tokens, logits):
+        """What an operation made, and what it read, of the run's tokens."""
+        cdef Operation *op = &self.program._operations[index]
+        if op.kind == HEAD:
+            return logits.copy(), self._rows(op.source, op.source_width, tokens)
+        source = self._rows(op.source, op.source_width, tokens) if op.source_width else None
+        if op.result_width == 0:  # in place
+            return source, None
+        made = self._values(index, tokens)
+        return made[:, op.column : op.column + op.job.rows] if op.kind == LINEAR else made, source
 
     def _values(self, Py_ssize_t index, tokens):
         """A copy of what an operation of the last run made, until another one writes there."""
         cdef Operation *op = &self.program._operations[index]
-        start = op.result * self.max_tokens
-        data = np.frombuffer(self._scratch, np.uint8)[start : start + 4 * tokens * op.result_width]
-        return data.view(np.float32).reshape(tokens, op.result_width).copy()
+        return self._rows(op.result, op.result_width, tokens)
+
+    def _rows(self, Py_ssize_t offset, Py_ssize_t width, tokens):
+        data = np.frombuffer(self._scratch, np.uint8)[offset * self.max_tokens :][: 4 * tokens * width]
+        return data.view(np.float32).reshape(tokens, width).copy()
 
     def _refuse(self, ids, positions, sequences, rooms, outputs):
         """Say what is out of range."""

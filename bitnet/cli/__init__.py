@@ -20,9 +20,11 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
+    "diagnose": "bitnet.cli.diagnose",
     "doctor": "bitnet.cli.doctor",
     "generate": "bitnet.cli.generate",
     "inspect": "bitnet.cli.inspect",
+    "profile": "bitnet.cli.profile",
 }
 """Every subcommand, one or two words, and its module."""
 

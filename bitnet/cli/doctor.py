@@ -21,6 +21,7 @@ import numpy as np
 
 import bitnet
 from bitnet import machine
+from bitnet.memory import system_memory
 
 __all__ = ["add_arguments", "diagnose", "run"]
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--no-measure", action="store_true", help="do not measure the limits of the machine")
+    parser.add_argument("--model", metavar="MODEL", help="a checkpoint: see whether this machine has the memory for it")
     parser.set_defaults(run=run)
 
 
@@ -57,18 +59,20 @@ def run(args: argparse.Namespace) -> int:
     int
         1 where a problem keeps bitnet from working, else 0.
     """
-    found = diagnose(measure=not args.no_measure)
+    found = diagnose(measure=not args.no_measure, model=args.model)
     print(json.dumps(found, indent=2) if args.json else _text(found))
     return 0 if found["works"] else 1
 
 
-def diagnose(measure: bool = True) -> dict[str, Any]:
+def diagnose(measure: bool = True, model: str | None = None) -> dict[str, Any]:
     """Look at this machine, this environment and this installation.
 
     Parameters
     ----------
     measure : bool, optional
         Whether to measure read bandwidth and multiply peak too, which takes about a second.
+    model : str, optional
+        A checkpoint, for which memory is looked at.
 
     Returns
     -------
@@ -84,7 +88,9 @@ def diagnose(measure: bool = True) -> dict[str, Any]:
     problems = [
         *({"sentence": f"{sentence}; change or unset the variable", "stops": True} for sentence in found.problems),
         *([{"sentence": conflict, "stops": True}] if conflict else []),
+        *({"sentence": sentence, "stops": True} for sentence in _mismatches()),
         *({"sentence": sentence, "stops": False} for sentence in _advice(found, versions)),
+        *({"sentence": sentence, "stops": False} for sentence in (_memory_advice(model) if model else [])),
     ]
     return {
         "versions": versions,
@@ -139,11 +145,57 @@ def _advice(found: machine.Machine, versions: dict[str, str | None]) -> list[str
             f"{_count(found.available_cpus, 'CPU')}; more threads than CPUs slow every product, so lower it to "
             f"{found.available_cpus}"
         )
+    if machine.core_build()[1]:
+        advice.append("the core was built with BITNET_DEBUG=1, so everything is several times slower; build it without")
+    if stale := machine.stale_modules():
+        advice.append(f"compiled modules are older than their sources: {', '.join(stale)}; run: pip install -e .")
     missing = [name for name, version in versions.items() if version is None]
     if missing:
         names = " ".join(missing)
         advice.append(f"not installed, although bitnet-runtime requires it: {names}; run: pip install {names}")
     return advice
+
+
+def _mismatches() -> list[str]:
+    """Sentences about compiled code that is not of these sources, and about variables that say nothing."""
+    built_for, _ = machine.core_build()
+    found = []
+    if built_for != bitnet.__version__:
+        found.append(f"the compiled core was built for version {built_for}, and the package is {bitnet.__version__}; "
+                     "run: pip install --force-reinstall bitnet-runtime (in a checkout: pip install -e .)")  # fmt: skip
+    profiling = os.environ.get("BITNET_MEMORY_PROFILING", "")
+    if profiling not in ("", "0", "1", "off", "counts", "tracebacks"):
+        found.append(f"BITNET_MEMORY_PROFILING is {profiling!r}; it must be one of 0, 1, off, counts, tracebacks; "
+                     "change or unset the variable")  # fmt: skip
+    return found
+
+
+def _memory_advice(path: str) -> list[str]:
+    """What a model needs against what is free, in a sentence where that is too little."""
+    found = bitnet.inspect_checkpoint(path)
+    config, used, total = found["config"], *system_memory()
+    if not config or not total:
+        return []
+    width = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
+    weights = found["totals"]["ternary_parameters"] // 4
+    head = config["vocab_size"] * config["hidden_size"]
+    heads = config["num_key_value_heads"] or config["num_attention_heads"]
+    context = config["max_position_embeddings"]
+    cache = 2 * 2 * config["num_hidden_layers"] * heads * width * context
+    need, free = weights + head + cache, max(0, total - used)
+    if need <= free:
+        return []
+    parts = f"weights {_size(weights)}, head {_size(head)}, keys and values of {context} tokens {_size(cache)}"
+    enough = weights + head <= free
+    remedy = (
+        "end other programs, or keep texts short: the cache grows with them" if enough
+        else "end other programs, use packing 't5' (1.6 bits a weight instead of 2), or a machine with more memory"
+    )  # fmt: skip
+    return [f"'{path}' needs {_size(need)} ({parts}), and {_size(free)} of {_size(total)} are free; {remedy}"]
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.2f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
 
 
 def _measured(found: machine.Machine) -> dict[str, Any]:

@@ -4,12 +4,14 @@ A checkpoint that cannot be loaded is inspected as well; what stands in the way 
 """
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
 from typing import Any
 
 import bitnet
+from bitnet.cli.session import loading
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of one line a layer")
     parser.add_argument("--json", action="store_true", help="print JSON, with every tensor")
-    parser.set_defaults(run=run)
+    parser.add_argument("--memory", action="store_true",
+                        help="load the model, run a token, and show where its memory is")
+    parser.set_defaults(run=run)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     int
         0, also where the checkpoint cannot be loaded.
     """
+    if args.memory:
+        return _show_memory(args)
     found = bitnet.inspect_checkpoint(args.model)
     if args.json:
         print(json.dumps(found, indent=2))
@@ -59,6 +65,15 @@ def run(args: argparse.Namespace) -> int:
         _print_table(TENSOR_HEADINGS, [_tensor_cells(one) for one in found["tensors"]], left=(0, 1, 2, 4))
     else:
         _print_table(HEADINGS, [_group_cells(*item) for item in _groups(found["tensors"]).items()], left=(0, 2, 5))
+    return 0
+
+
+def _show_memory(args: argparse.Namespace) -> int:
+    with bitnet.InferenceEngine() as engine, loading() as show:
+        model = engine.load_model(args.model, progress=show)
+        engine.infer(model, [1], last_only=True)
+        found = engine.memory_report()
+    print(json.dumps(dataclasses.asdict(found), indent=2) if args.json else found)
     return 0
 
 

@@ -16,7 +16,7 @@ from bitnet.errors import ShapeError
 
 
 def raising(error):
-    def diagnose(measure):
+    def diagnose(measure, model):
         raise error
 
     return diagnose

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet._core.memory import HybridMemoryPool
 from bitnet._core.packing import (
     PACKINGS,
     from_packed_bytes,
@@ -17,9 +18,9 @@ from bitnet._core.packing import (
     tile_cols,
 )
 from bitnet._core.quant import reciprocal_scales, ternarize
+from bitnet.memory import TagStats
 
 THREADS = (1, 2, 3, 5)
-HUGE_PAGE = 2 << 20
 
 # Around a panel of 16 rows, tiles of 16 and 20 columns, and the 1280 columns that are packed at once.
 SHAPES = [(1, 1), (15, 15), (16, 16), (17, 17), (16, 20), (1, 21), (33, 40), (47, 41), (3, 1279), (2, 1280),
@@ -237,11 +238,14 @@ def test_packed_bytes_begin_on_a_cache_line(packing, rows, cols):
     assert packed.packed_bytes.ctypes.data % 64 == 0
 
 
-@pytest.mark.parametrize(("packing_name", "cols"), [("i2", 4096), ("t5", 5120)])
-def test_a_large_weight_begins_on_a_huge_page(packing_name, cols):
-    packed = pack_codes(np.zeros((1024, cols), np.int8), 1.0, packing_name)
-    assert packed.nbytes == 1 << 20
-    assert packed.packed_bytes.ctypes.data % HUGE_PAGE == 0
+@pytest.mark.parametrize("packing_name", PACKINGS)
+def test_a_weight_lives_in_the_pool_under_its_tag(packing_name):
+    before = HybridMemoryPool.instance().get_stats()
+    packed = pack_codes(np.zeros((1024, 8192), np.int8), 1.0, packing_name)
+    found = HybridMemoryPool.instance().get_stats() - before
+    assert found.by_tag == {"weights": TagStats(packed.nbytes, 1)}
+    assert found.large_block.active == 1
+    assert packed.packed_bytes.ctypes.data % 64 == 0
 
 
 # ---- scales ----

@@ -84,3 +84,12 @@ matmul.matmul(packed, x)
 arrays.checked(x, "x", np.float32)
 matmul.matmul(weight, x)  # type: ignore[arg-type]
 matmul.matmul_int(packed, x)  # type: ignore[arg-type]
+
+pool = bitnet.HybridMemoryPool.instance()
+assert_type(pool.get_stats() - pool.get_stats(), bitnet.MemoryStats)
+with pool.allocate(8, tag="a") as handle, pool.track() as tracker:
+    assert_type(handle, bitnet.MemoryHandle)
+    assert_type(tracker.report(), bitnet.LeakReport)
+with bitnet.profile() as profile:
+    assert_type(profile, bitnet.Profile)
+    assert_type(bitnet.time_operation("sum", sum, [1, 2]), int)

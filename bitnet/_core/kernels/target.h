@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* BITNET_EMULATED: the tests compile the kernels over SIMDe, whose functions stand for the intrinsics, to run
@@ -45,8 +46,28 @@
 #if defined(BITNET_DEBUG)
 #  include <assert.h>
 #  define BITNET_ASSERT(condition) assert(condition)
+#  define BITNET_IS_DEBUG 1
 #else
 #  define BITNET_ASSERT(condition) ((void)0)
+#  define BITNET_IS_DEBUG 0
+#endif
+
+/* Memory that nobody may touch, told to the address sanitizer where there is one. */
+#if defined(__SANITIZE_ADDRESS__)
+#  define BITNET_HAS_ASAN 1
+#elif defined(__has_feature)
+#  define BITNET_HAS_ASAN __has_feature(address_sanitizer)
+#else
+#  define BITNET_HAS_ASAN 0
+#endif
+#if BITNET_HAS_ASAN
+void __asan_poison_memory_region(void const volatile *address, size_t length);
+void __asan_unpoison_memory_region(void const volatile *address, size_t length);
+#  define BITNET_POISON(address, length) __asan_poison_memory_region((address), (length))
+#  define BITNET_UNPOISON(address, length) __asan_unpoison_memory_region((address), (length))
+#else
+#  define BITNET_POISON(address, length) ((void)(address), (void)(length))
+#  define BITNET_UNPOISON(address, length) ((void)(address), (void)(length))
 #endif
 
 /* ---- target regions: clang and gcc spell them differently ---- */
@@ -71,6 +92,8 @@
 #define BITNET_ALIGN64 __attribute__((aligned(64)))
 /* Before a loop that is not to be unrolled. */
 #define BITNET_KEEP_LOOP BITNET_PRAGMA(GCC unroll 1)
+/* The place of the highest bit of n, which is not 0. */
+#define BITNET_LOG2(n) (63 - __builtin_clzll((unsigned long long)(n)))
 #define BITNET_SQRT(x) __builtin_sqrtf(x)
 #define BITNET_INFINITY __builtin_inff()
 #define BITNET_ABS(x) __builtin_fabsf(x)
@@ -100,6 +123,20 @@
 #  define BITNET_PAUSE() __asm__ volatile("isb")
 #else
 #  define BITNET_PAUSE() ((void)0)
+#endif
+
+/* Whether pages that were given back with MADV_DONTNEED come again as zeros. */
+#if defined(__linux__)
+#  define BITNET_DONTNEED_ZEROES 1
+#else
+#  define BITNET_DONTNEED_ZEROES 0
+#endif
+
+/* Of Linux, and read in a quarter of the time of the exact one. */
+#if defined(CLOCK_MONOTONIC_COARSE)
+#  define BITNET_COARSE_CLOCK CLOCK_MONOTONIC_COARSE
+#else
+#  define BITNET_COARSE_CLOCK CLOCK_MONOTONIC
 #endif
 
 /* ---- questions about the machine ---- */

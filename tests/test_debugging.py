@@ -1,0 +1,257 @@
+"""Debug mode, traces, times and logs; and errors that tell the layers they passed."""
+
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import DATA
+
+import bitnet
+from bitnet.debugging import TRACE, is_debugging, start_from_environment
+from bitnet.errors import BitNetError, ErrorContext, InferenceError, KernelError
+
+
+@pytest.fixture(autouse=True)
+def pristine():
+    """Nothing set from outside, and all as before afterwards."""
+    from bitnet import debugging
+
+    root, depth = logging.getLogger("bitnet"), debugging._depth
+    level, handlers = root.level, list(root.handlers)
+    debugging._depth = 0
+    yield
+    debugging._depth = depth
+    debugging._trace_operations(-debugging._tracers)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+# ---- times
+
+
+def test_a_function_is_timed_and_its_result_returned(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert bitnet.time_operation("quick", sum, [1, 2], start=3) == 6
+        assert bitnet.time_operation("slow", lambda: 5, threshold_s=0) == 5
+    assert len(messages(caplog)) == 1
+    assert messages(caplog)[0].startswith("slow operation slow: 0.")
+    assert caplog.records[0].name == "bitnet.debugging"
+
+
+def test_a_block_is_timed(caplog):
+    with caplog.at_level(logging.DEBUG), bitnet.time_operation("outer") as timed:
+        assert timed.seconds == 0
+    assert timed.seconds > 0
+    assert messages(caplog) == [f"operation outer: {timed.seconds * 1e3:.3f} ms"]
+
+
+def test_a_decorated_function_is_timed_at_every_call(caplog):
+    @bitnet.time_operation("count", threshold_s=0)
+    def count(n):
+        """Call itself."""
+        return n if n == 0 else count(n - 1) + 1
+
+    assert count.__doc__ == "Call itself."
+    assert count(2) == 2
+    assert len(messages(caplog)) == 3
+    with pytest.raises(TypeError), caplog.at_level(logging.WARNING):
+        count(None)
+    assert messages(caplog)[-1].endswith("ms (ended by TypeError)")
+
+
+# ---- traces
+
+
+def test_a_trace_is_off_until_debugging(caplog, capsys):
+    with caplog.at_level(TRACE):
+        bitnet.debug_trace("never %s", pytest.fail, x=pytest.fail)
+        assert (messages(caplog), is_debugging()) == ([], False)
+        with bitnet.debug():
+            assert is_debugging()
+            bitnet.debug_trace("%s of %d", lambda: "some", 5, shape=lambda: (2, 3), name="a")
+            bitnet.debug_trace("100 % plain")
+        bitnet.debug_trace("never")
+    line = sys._getframe().f_lineno - 3
+    assert messages(caplog) == [f"test_debugging.py:{line} some of 5 (shape=(2, 3), name='a')",
+                                f"test_debugging.py:{line + 1} 100 % plain"]  # fmt: skip
+    assert capsys.readouterr().err.startswith(f"DEBUG bitnet.debugging: test_debugging.py:{line} some of 5")
+
+
+def test_debug_mode_notes_tracebacks_and_ends(capsys):
+    pool = bitnet.HybridMemoryPool.instance()
+    root = logging.getLogger("bitnet")
+    before = (pool.tracking, root.level, list(root.handlers))
+    with bitnet.debug("trace"):
+        assert (pool.tracking, root.level) == ("tracebacks", TRACE)
+        with bitnet.debug("error"):
+            logging.getLogger("bitnet.engine").warning("not so grave")
+    assert (pool.tracking, root.level, list(root.handlers)) == before
+    assert capsys.readouterr().err == ""
+    with pytest.raises(bitnet.ConfigurationError, match="level is 'loud'; it must be one of"), bitnet.debug("loud"):
+        pass
+
+
+# ---- from outside
+
+
+@pytest.mark.parametrize(
+    ("environment", "level", "is_on"),
+    [({}, logging.NOTSET, False), ({"BITNET_DEBUG": "0"}, logging.NOTSET, False),
+     ({"BITNET_DEBUG": "1"}, logging.DEBUG, True), ({"BITNET_LOG": "trace"}, TRACE, False),
+     ({"BITNET_LOG": "INFO", "BITNET_DEBUG": "1"}, logging.INFO, True)],
+)  # fmt: skip
+def test_the_environment_is_obeyed(environment, level, is_on):
+    root = logging.getLogger("bitnet")
+    root.setLevel(logging.NOTSET)
+    start_from_environment(environment)
+    assert (root.level, is_debugging()) == (level, is_on)
+
+
+def test_a_level_that_is_none_is_warned_of():
+    with pytest.warns(RuntimeWarning, match="BITNET_LOG is 'loud'; it must be one of .*; it is taken for 'debug'"):
+        start_from_environment({"BITNET_LOG": "loud"})
+    assert logging.getLogger("bitnet").level == logging.DEBUG
+
+
+def in_process(code, **environment):
+    settings = ("BITNET_DEBUG", "BITNET_LOG", "BITNET_MEMORY_PROFILING")
+    environ = {name: value for name, value in os.environ.items() if name not in settings}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], env={**environ, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+SPEAK = (
+    "import bitnet, logging; logging.getLogger('bitnet.engine').error('grave'); bitnet.debug_trace('traced'); "
+    "pool = bitnet.HybridMemoryPool.instance(); print(pool.tracking, pool.has_guards)"
+)
+
+
+def test_a_process_is_quiet_by_default():
+    output, complaints = in_process(SPEAK)
+    assert complaints == ""
+    assert output.startswith("off ")
+
+
+def test_a_process_can_be_made_to_speak():
+    output, complaints = in_process(SPEAK, BITNET_DEBUG="1", BITNET_MEMORY_PROFILING="counts")
+    assert output == "counts True\n"
+    assert complaints == "ERROR bitnet.engine: grave\nDEBUG bitnet.debugging: <string>:1 traced\n"
+    output, complaints = in_process(SPEAK, BITNET_LOG="warning", BITNET_MEMORY_PROFILING="1")
+    assert complaints == "ERROR bitnet.engine: grave\n"
+    assert output.startswith("tracebacks ")
+
+
+def test_messages_go_to_the_present_standard_error(monkeypatch):
+    with bitnet.debug():
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        bitnet.debug_trace("here")
+        assert sys.stderr.getvalue().endswith("here\n")
+
+
+# ---- errors and their layers
+
+
+def test_an_error_tells_the_layers_it_passed():
+    @ErrorContext.during("engine.generate", prompt_tokens=3)
+    def generate():
+        with ErrorContext.during("program.run", "one run", tokens=3, threads=2):
+            try:
+                raise KernelError("status 1")
+            except KernelError as cause:
+                raise InferenceError.not_finite("model.layers.0.mlp") from cause
+
+    with pytest.raises(InferenceError) as caught:
+        generate()
+    error = caught.value
+    assert [layer.operation for layer in error.layers] == ["program.run", "engine.generate"]
+    assert error.layers[0].data == {"tokens": 3, "threads": 2}
+    assert all(layer.source_location.startswith(f"{__file__}:") for layer in error.layers)
+    assert [type(one) for one in error.chain()] == [InferenceError, KernelError]
+    report = error.to_report()
+    for part in ("InferenceError [error]", "operation: 'model.layers.0.mlp'", "during program.run: one run",
+                 "  tokens: 3", "during engine.generate", "  prompt_tokens: 3", "caused by KernelError [error]",
+                 "  status 1",
+                 f"raised at {__file__}:"):  # fmt: skip
+        assert part in report, part
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    with bitnet.load(DATA / "llama-packed-bitlinear", num_threads=1) as model:
+        yield model
+
+
+def test_the_engine_and_its_runs_are_layers(loaded):
+    with pytest.raises(InferenceError, match="token 9999") as caught:
+        loaded.infer([1, 9999])
+    assert [layer.operation for layer in caught.value.layers] == ["run", "infer_batch"]
+    assert caught.value.layers[0].data == {"model": loaded.model.path, "num_threads": 1}
+    with pytest.raises(InferenceError, match="token 9999") as caught:
+        loaded.generate([1, 9999], max_new_tokens=1)
+    assert [layer.operation for layer in caught.value.layers] == ["run", "stream"]
+    assert f"  model: {loaded.model.path!r}" in caught.value.to_report()
+
+
+def test_a_trace_tells_every_operation_of_a_run(loaded, capsys):
+    loaded.infer([1, 2])
+    with bitnet.debug("trace"):
+        loaded.infer([1, 2])
+    loaded.infer([1, 2])
+    lines = capsys.readouterr().err.splitlines()
+    program = loaded.model.program
+    assert len(lines) == 1 + len(program.names)
+    assert lines[0].startswith("DEBUG bitnet._core.program: a run of 2 tokens, 2 outputs: ")
+    assert lines[1].startswith("TRACE bitnet._core.program: embed model.embed_tokens: ")
+
+
+def test_an_error_in_a_kernel_comes_up_whole(tmp_path):
+    folder = shutil.copytree(DATA / "llama-packed-bitlinear", tmp_path / "model")
+    with bitnet.load(folder, num_threads=1) as model:
+        os.truncate(folder / "model.safetensors", 100)
+        with pytest.raises(InferenceError) as caught:
+            model.infer([1, 2])
+    assert [type(one) for one in caught.value.chain()] == [InferenceError, KernelError]
+    assert [layer.operation for layer in caught.value.layers] == ["run", "infer_batch"]
+    report = caught.value.to_report()
+    assert "  kernel: 'embed'" in report
+    assert "during infer_batch" in report
+
+
+def test_loading_is_a_layer(tmp_path):
+    with pytest.raises(bitnet.BitNetError) as caught:
+        bitnet.load(tmp_path)
+    assert [layer.operation for layer in caught.value.layers] == ["load_model"]
+    assert caught.value.layers[0].data == {"path": str(tmp_path)}
+
+
+def test_other_errors_pass_untouched():
+    with pytest.raises(ZeroDivisionError), ErrorContext.during("something"):
+        _ = 1 / 0
+    with ErrorContext.during("something"):
+        pass
+
+
+def test_a_report_names_causes_that_are_not_ours():
+    def read():
+        try:
+            Path("/nowhere/at/all").read_bytes()
+        except OSError as cause:
+            raise bitnet.ModelLoadError.unreadable("/nowhere/at/all", cause.strerror) from cause
+
+    with pytest.raises(BitNetError) as caught:
+        read()
+    assert "caused by FileNotFoundError: [Errno 2]" in caught.value.to_report()
+
+
