@@ -126,13 +126,13 @@ class InferenceEngine:
         self._check_open()
         return memory_report()
 
-    def load_model(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Model:
+    def load_model(self, path: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Model:
         """Load a checkpoint.
 
         Parameters
         ----------
-        path : str
-            A Hugging Face folder.
+        path : str, optional
+            A Hugging Face folder; by default the model that comes with the package.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes, name)``.
 
@@ -400,13 +400,15 @@ class LoadedModel:
         return f"LoadedModel({self.model!r})"
 
 
-def load(path: str | os.PathLike[str], config: EngineConfig | None = None, **settings: Any) -> LoadedModel:
-    """Load a checkpoint, and have it ready: ``bitnet.load(path).generate("Once")``.
+def load(
+    path: str | os.PathLike[str] | None = None, config: EngineConfig | None = None, **settings: Any
+) -> LoadedModel:
+    """Load a checkpoint, and have it ready: ``bitnet.load().generate("Once upon a time")``.
 
     Parameters
     ----------
-    path : str
-        A Hugging Face folder.
+    path : str, optional
+        A Hugging Face folder; by default the model that comes with the package.
     config : EngineConfig, optional
     **settings
         Of `EngineConfig`.

@@ -31,6 +31,7 @@ __all__ = [
     "QuantizationError",
     "ShapeError",
     "TensorError",
+    "TrainingError",
 ]
 
 # Where users find them, and tracebacks and pickles name them.
@@ -316,6 +317,31 @@ class MemoryError(BitNetError, builtins.MemoryError):
                     nbytes=nbytes, at=at)
         error.severity = "critical"
         return error
+
+
+class TrainingError(BitNetError, RuntimeError):
+    """A training run cannot go on, or its files cannot be used."""
+
+    @classmethod
+    def unreadable(cls, path: Any, reason: Any) -> Self:
+        """A file of text or of a run that gives nothing."""
+        return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
+
+    @classmethod
+    def unusable(cls, path: Any, why: str) -> Self:
+        """A file that can be read, and is not what is needed."""
+        return cls(f"cannot use '{path}': {why}", path=path, why=why)
+
+    @classmethod
+    def diverged(cls, loss: float, step: int) -> Self:
+        """The loss is no number any more."""
+        return cls(f"the loss is {number_text(loss)} at step {step}; go on from the last checkpoint with a lower "
+                   "learning rate", loss=loss, step=step)
+
+    @classmethod
+    def not_the_runtimes(cls, path: Any, why: str) -> Self:
+        """A trained model whose function the runtime does not compute."""
+        return cls(f"cannot export '{path}': {why}", path=path, why=why)
 
 
 class DeviceError(BitNetError, RuntimeError):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bitnet._core.builder import Builder
+from bitnet.assets import BUNDLED
 from bitnet.errors import BitNetError
 from bitnet.formats import open_checkpoint
 from bitnet.models import family
@@ -20,13 +21,13 @@ __all__ = ["inspect_checkpoint"]
 PACKED, MASTERS, OTHER = "packed ternary", "ternary masters", "ordinary"
 
 
-def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Look at a checkpoint; headers and scales are read, weights are not.
 
     Parameters
     ----------
-    path : str
-        A Hugging Face folder.
+    path : str, optional
+        A Hugging Face folder; by default the model that comes with the package.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelLoadError
         If there is nothing, or it cannot be read.
     """
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(BUNDLED if path is None else path) as checkpoint:
         problems: list[str] = []
         survey = _surveyed(checkpoint, problems)
         tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]

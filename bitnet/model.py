@@ -14,6 +14,7 @@ from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
+from bitnet.assets import BUNDLED
 from bitnet.chat import ChatTemplate
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
@@ -250,13 +251,13 @@ class _Weights:
         return stored.view(np.uint16) if wanted == "float16" else stored, wanted
 
 
-def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
+def load_model(path: Any = None, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
     """Load a checkpoint.
 
     Parameters
     ----------
-    path : str
-        A Hugging Face folder.
+    path : str, optional
+        A Hugging Face folder; by default the model that comes with the package.
     engine_config : EngineConfig, optional
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
@@ -270,7 +271,7 @@ def load_model(path: Any, engine_config: EngineConfig | None = None, progress: A
     FormatError, ModelLoadError
         If it is damaged, or no model that is known.
     """
-    return _loaded(open_checkpoint(path), engine_config or EngineConfig(), progress)
+    return _loaded(open_checkpoint(BUNDLED if path is None else path), engine_config or EngineConfig(), progress)
 
 
 def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:

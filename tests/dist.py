@@ -11,13 +11,13 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".typed"}
+SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".typed", ".json", ".safetensors", ".md", ".svg", ".toml"}
 
 
 def complaints(tree, source, wheel):
     """What is missing in the names of the files of a source distribution or of a wheel, or should not be there."""
     package = {name for name in tree if name.startswith("bitnet/") and Path(name).suffix in SUFFIXES}
-    for kind in (".pyx", ".pxd", ".pyi", "kernels/i2.h", "py.typed"):
+    for kind in (".pyx", ".pxd", ".pyi", "kernels/i2.h", "py.typed", "assets/model.safetensors"):
         assert any(name.endswith(kind) for name in package), f"the tree has no {kind}"
     extensions = {name.removesuffix(".pyx") for name in package if name.endswith(".pyx")}
     yield from (f"the source distribution lacks {name}" for name in sorted(tree - source))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build what would be published: a source distribution, a wheel from that, and an environment with that wheel in it, in
-# which `bitnet doctor` runs. Then install another distribution `bitnet` over it, and take that away again.
+# which `bitnet doctor` runs, and `bitnet generate` with the model of the wheel. Then install another distribution
+# `bitnet` over it, and take that away again.
 # Usage, after the README's test command: tests/dist.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +32,10 @@ refused() { # the words that the output of `bitnet doctor` must have
 
 pip install --no-deps --no-index bitnet_runtime-*.whl
 doctor
+# The model in the wheel, without a network where the system can take it away.
+offline=$(unshare -rn true 2>/dev/null && echo "unshare -rn" || true)
+$offline "$work/venv/bin/bitnet" generate "Once upon a time" --max-new-tokens 12 --quiet >story.txt
+grep -q "^, there was" story.txt || { echo "dist.sh: no story, but:" && cat story.txt && exit 1; }
 pip install --no-deps --no-index foreign/bitnet-*.whl
 refused "has taken the place of the package 'bitnet'"
 pip uninstall -y bitnet

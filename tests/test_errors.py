@@ -8,6 +8,7 @@ import builtins
 import copy
 import datetime
 import inspect
+import math
 import pickle
 
 import numpy as np
@@ -149,6 +150,13 @@ SENTENCES = [
      "'model' is of model_type None; known are 'bitnet'"),
     ("ModelLoadError", "shape", {"name": "lm_head", "needed": (97, 40), "got": (97, 39)},
      "'lm_head' has shape (97, 39); the configuration needs (97, 40)"),
+    ("TrainingError", "unreadable", {"path": "a.txt", "reason": "Permission denied"},
+     "cannot read 'a.txt': Permission denied"),
+    ("TrainingError", "unusable", {"path": "a.txt", "why": "it has no text"}, "cannot use 'a.txt': it has no text"),
+    ("TrainingError", "diverged", {"loss": math.nan, "step": 7},
+     "the loss is NaN at step 7; go on from the last checkpoint with a lower learning rate"),
+    ("TrainingError", "not_the_runtimes", {"path": "run", "why": "its weights are not ternary yet"},
+     "cannot export 'run': its weights are not ternary yet"),
     ("MemoryError", "allocation", {"nbytes": 1000, "what": "the pool"},
      "cannot allocate 1000 B for the pool: the operating system refused"),
     ("MemoryError", "allocation", {"nbytes": 1536 * 1024**2, "what": "the key/value cache"},
@@ -190,6 +198,7 @@ SECOND_BASES = {
     "FormatError": ValueError,
     "ModelLoadError": RuntimeError,
     "InferenceError": RuntimeError,
+    "TrainingError": RuntimeError,
 }
 
 FAMILY = {

@@ -66,26 +66,28 @@ ARROWS = {
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "bitnet": "errors config quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
     "engine": "errors config memory model sampling kv_cache _core.program",
-    "inspection": "errors formats models _core.builder",
+    "assets": "",
+    "inspection": "assets errors formats models _core.builder",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "errors config weight chat checksums tokenizer formats formats.random models _core.head _core.memory "
-             "_core.packing "
-             "_core.quant _core.builder _core.program",
+    "model": "assets errors config weight chat checksums tokenizer formats formats.random models _core.head "
+             "_core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config formats* _core.*",
-    "cli*": "bitnet machine memory errors cli*",
+    "cli*": "bitnet machine memory errors train cli*",
+    "train*": "errors config _checks formats models train* _core.packing",
     "server*": "bitnet machine memory errors server*",
-    "examples*": "bitnet machine memory errors",
+    "examples*": "bitnet machine memory errors train",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.
 REQUIRED = {"bitnet", "numpy"}
+WITHOUT_TORCH = {"bitnet/train/__init__.py", "bitnet/train/config.py"}  # the command line reads them for its help
 OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
@@ -236,6 +238,7 @@ def check_optional_libraries(path, text):
     for module, _, is_top in imports(path, text):
         library = module.split(".")[0]
         is_known = library in sys.stdlib_module_names | REQUIRED | {COMMAND, "libc", "cpython", "cython"}
+        is_known |= library == "torch" and path.startswith("bitnet/train/") and path not in WITHOUT_TORCH
         if not is_known and (is_top or path.startswith("bitnet/_core")):
             yield f"{path}: {library} is optional, so it is imported in the function that needs it"
 
@@ -392,6 +395,7 @@ BREACHES = [
     (check_optional_libraries, "bitnet/cli/bench.py", "try:\n    import rich.table\nexcept ImportError: pass",
      "rich is optional"),
     (check_optional_libraries, "bitnet/weight.py", "class A:\n    from torch import nn", "torch is optional"),
+    (check_optional_libraries, "bitnet/train/config.py", "import torch", "torch is optional"),
     (check_optional_libraries, "bitnet/_core/cpu.pyx", "def f():\n    import psutil", "psutil is optional"),
     (check_arrows, "_bitnet_runtime.py", "def f():\n    from bitnet import machine", "may not import machine"),
     (check_arrows, "bitnet/weight.py", "from _bitnet_runtime import main", "weight may not import _bitnet_runtime"),

@@ -21,6 +21,7 @@ import pytest
 import raises_instruments
 import raises_memory
 import raises_runs
+import raises_train
 
 import bitnet
 from bitnet import GenerationConfig, ModelConfig, QuantizationConfig, TernaryWeight
@@ -127,13 +128,17 @@ def cython_sites(file, text):
         yield Site(file, found[1], first, first + text.count("\n", found.start(), end))
 
 
+# What needs PyTorch is reached by train/test_train_raises.py.
+WITHOUT_TORCH = ("train/__init__.py", "train/config.py")
+
+
 def sites():
     found = []
     for path in sorted(PACKAGE.glob("**/*.py*")):
         if path.suffix in (".py", ".pyx"):
             read = python_sites if path.suffix == ".py" else cython_sites
             found += read(path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8"))
-    return found
+    return [site for site in found if not site.file.startswith("train/") or site.file in WITHOUT_TORCH]
 
 
 # ---- how they are reached
@@ -330,6 +335,7 @@ ROWS = [
      "logits has shape (); it must have shape (..., vocab)"),
     ("sampling.py", "InferenceError.logits", lambda: logprobs(NAN),
      "1 of 4 logits are not finite, the first is NaN at index (1, 0)"),
+    *raises_train.ROWS,
     ("weight.py", "TypeError", TernaryWeight,
      "a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()"),
     ("_core/arrays.pyx", "TensorError.not_an_array", lambda: arrays.checked([1], "x", np.int8),

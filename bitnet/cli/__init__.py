@@ -22,9 +22,11 @@ COMMANDS = {
     "bench kernels": "bitnet.cli.bench",
     "diagnose": "bitnet.cli.diagnose",
     "doctor": "bitnet.cli.doctor",
+    "export": "bitnet.cli.export",
     "generate": "bitnet.cli.generate",
     "inspect": "bitnet.cli.inspect",
     "profile": "bitnet.cli.profile",
+    "train": "bitnet.cli.train",
 }
 """Every subcommand, one or two words, and its module."""
 
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser().parse_args(_joined(arguments))
+        arguments = _joined(arguments)
+        args = _parser(next((one for one in arguments if not one.startswith("-")), None)).parse_args(arguments)
         code: int = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -73,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: str | None) -> argparse.ArgumentParser:
+    """Of the wanted command, or of all: to import one is much faster."""
     parser = argparse.ArgumentParser(
         prog="bitnet",
         description="Run, train and inspect BitNet b1.58 models on ordinary CPUs.",
@@ -82,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bitnet {bitnet.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
-        command = importlib.import_module(module)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        command = importlib.import_module(COMMANDS[name])
         summary = (command.__doc__ or "").partition("\n")[0]
         added = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         added.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint; or the word 'kernels': see its help")
+    parser.add_argument("model", nargs="?", metavar="FOLDER", help="a checkpoint in the Hugging Face format (default: "
+                        "the model that comes with bitnet); or the word 'kernels': see its help")
     parser.add_argument("--shape", metavar="NAME",
                         help="instead of a checkpoint, random weights of a real model's shape: 2b4t, 0.7b, 3b or 8b")
     parser.add_argument("-p", "--n-prompt", type=int, action="append", metavar="N",
@@ -111,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
         0.
     """
     refuse = args.parser.error
-    if (args.model is None) == (args.shape is None):
-        refuse("give either a MODEL or --shape")
+    if args.model is not None and args.shape is not None:
+        refuse("give either a FOLDER or --shape")
     for option, least in (("n_prompt", 0), ("n_gen", 0), ("threads", 1)):
         if min(getattr(args, option) or [least]) < least:
             refuse(f"--{option.replace('_', '-')} is {min(getattr(args, option))}; it must be at least {least}")
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     results, peak_rss = _measure(model, config, tests, threads, args.repeats)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # of an ASCII terminal, which has no plus-minus
-    name = args.shape or os.path.basename(os.path.abspath(args.model))
+    name = args.shape or (os.path.basename(os.path.abspath(args.model)) if args.model else "bundled")
     facts = _facts(name, model, load_s, peak_rss)
     {"md": _print_table, "csv": _print_csv, "json": _print_json}[args.output](facts, results)
     return 0

@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
+    parser.add_argument(
+        "model", nargs="?", metavar="FOLDER",
+        help="a checkpoint in the Hugging Face format (default: the model that comes with bitnet)",
+    )  # fmt: skip
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of one line a layer")
     parser.add_argument("--json", action="store_true", help="print JSON, with every tensor")
     parser.add_argument("--memory", action="store_true",

@@ -83,8 +83,7 @@ def test_a_random_model_in_the_shape_of_a_real_one():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "give either a MODEL or --shape"),
-        ([MODEL, "--shape", "2b4t"], "give either a MODEL or --shape"),
+        ([MODEL, "--shape", "2b4t"], "give either a FOLDER or --shape"),
         (["--shape", "70b"], "shape is '70b'; it must be one of '2b4t', '0.7b', '3b', '8b'"),
         ([MODEL, "-p", "-1"], "--n-prompt is -1; it must be at least 0"),
         ([MODEL, "-p", "0", "-n", "0"], "--n-prompt and --n-gen are both 0; there is nothing to measure"),

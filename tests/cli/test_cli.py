@@ -46,7 +46,7 @@ def test_each_subcommand_has_help(name, capsys):
     ("arguments", "complaint"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["generate", "folder"], "the following arguments are required: PROMPT"),
+        (["generate", "-m", "folder"], "the following arguments are required: PROMPT"),
         (["dance"], "'dance'"),
         (["doctor", "--jso"], "unrecognized arguments: --jso"),
     ],

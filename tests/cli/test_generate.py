@@ -23,7 +23,7 @@ def expected(folder, prompt, **settings):
 
 
 def test_it_prints_what_python_generates(folder, capsys):
-    assert main(["generate", folder, "w3 w40 w5", "--max-new-tokens", "6"]) == 0
+    assert main(["generate", "-m", folder, "w3 w40 w5", "--max-new-tokens", "6"]) == 0
     output, complaints = capsys.readouterr()
     done = expected(folder, "w3 w40 w5", max_new_tokens=6)
     assert output == done.text + "\n"
@@ -36,10 +36,10 @@ def test_it_prints_what_python_generates(folder, capsys):
 
 
 def test_the_prompt_may_come_from_standard_input(folder, capsys, monkeypatch):
-    assert main(["generate", folder, "w3 w40 w5", "--max-new-tokens", "3", "--quiet"]) == 0
+    assert main(["generate", "-m", folder, "w3 w40 w5", "--max-new-tokens", "3", "--quiet"]) == 0
     first = capsys.readouterr()
     monkeypatch.setattr("sys.stdin", io.StringIO("w3 w40 w5\n"))
-    assert main(["generate", folder, "-", "--max-new-tokens", "3", "--quiet"]) == 0
+    assert main(["generate", "-m", folder, "-", "--max-new-tokens", "3", "--quiet"]) == 0
     assert capsys.readouterr() == first
     assert first.err == ""
 
@@ -47,27 +47,27 @@ def test_the_prompt_may_come_from_standard_input(folder, capsys, monkeypatch):
 def test_options_reach_the_sampler(folder, capsys):
     options = ["--temperature", "3", "--top-k", "100", "--top-p", "0.99", "--min-p", "0.001", "--seed", "7",
                "--repetition-penalty", "1.1", "--max-new-tokens", "8", "--quiet"]  # fmt: skip
-    assert main(["generate", folder, "w3", *options]) == 0
+    assert main(["generate", "-m", folder, "w3", *options]) == 0
     done = expected(folder, "w3", do_sample=True, temperature=3.0, top_k=100, top_p=0.99, min_p=0.001, seed=7,
                     repetition_penalty=1.1, max_new_tokens=8)  # fmt: skip
     assert capsys.readouterr().out == done.text + "\n"
 
 
 def test_temperature_0_takes_the_most_likely(folder, capsys):
-    assert main(["generate", folder, "w3", "--temperature", "0", "--max-new-tokens", "4", "--quiet"]) == 0
+    assert main(["generate", "-m", folder, "w3", "--temperature", "0", "--max-new-tokens", "4", "--quiet"]) == 0
     assert capsys.readouterr().out == expected(folder, "w3", max_new_tokens=4).text + "\n"
 
 
 def test_a_stop_string_ends_the_text(folder, capsys):
     words = expected(folder, "w3", max_new_tokens=5).text.split()
-    assert main(["generate", folder, "w3", "--max-new-tokens", "5", "--stop", words[2]]) == 0
+    assert main(["generate", "-m", folder, "w3", "--max-new-tokens", "5", "--stop", words[2]]) == 0
     output, complaints = capsys.readouterr()
     assert words[2] not in output.split()
     assert complaints.endswith("ended by: stop\n")
 
 
 def test_chat_uses_the_template(folder, capsys):
-    assert main(["generate", folder, "w9", "--chat", "--max-new-tokens", "4"]) == 0
+    assert main(["generate", "-m", folder, "w9", "--chat", "--max-new-tokens", "4"]) == 0
     output, complaints = capsys.readouterr()
     assert output == expected(folder, "user: w9 ", max_new_tokens=4).text + "\n"
     assert complaints.startswith("prompt: 2 tokens")
@@ -76,25 +76,25 @@ def test_chat_uses_the_template(folder, capsys):
 
 def test_engine_options(folder, capsys):
     options = ["--num-threads", "1", "--packing", "t5", "--kv-dtype", "float32", "--head-dtype", "float32"]
-    assert main(["generate", folder, "w3", *options, "--max-new-tokens", "4", "--quiet"]) == 0
+    assert main(["generate", "-m", folder, "w3", *options, "--max-new-tokens", "4", "--quiet"]) == 0
     assert len(capsys.readouterr().out.split()) == 4
 
 
 def test_what_is_missing(tmp_path, capsys):
     missing = str(tmp_path / "nothing")
-    assert main(["generate", missing, "hi"]) == 1
+    assert main(["generate", "-m", missing, "hi"]) == 1
     assert capsys.readouterr() == ("", f"bitnet: cannot read '{missing}': there is no such file or folder\n")
     bare = str(DATA / "bitnet-packed-auto")
-    assert main(["generate", bare, "hi"]) == 1
+    assert main(["generate", "-m", bare, "hi"]) == 1
     assert capsys.readouterr() == ("", f"bitnet: '{bare}' has no tokenizer.json; give token ids instead of text\n")
     plain = with_tokenizer(tmp_path / "plain", template=None)
-    assert main(["generate", plain, "hi", "--chat"]) == 1
+    assert main(["generate", "-m", plain, "hi", "--chat"]) == 1
     assert capsys.readouterr() == ("", f"bitnet: '{plain}' has no chat template; write the prompt as text\n")
 
 
 def test_an_unknown_model_type(tmp_path, capsys):
     other = changed_config(tmp_path / "other", model_type="mamba")
-    assert main(["generate", other, "hi"]) == 1
+    assert main(["generate", "-m", other, "hi"]) == 1
     output, complaints = capsys.readouterr()
     assert output == ""
     assert complaints == f"bitnet: '{other}' is of model_type 'mamba'; known are 'bitnet', 'llama'\n"
@@ -115,7 +115,7 @@ def test_an_unknown_model_type(tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_be_used(options, complaint, capsys):
-    assert main(["generate", "nowhere", "hi", *options]) == 2
+    assert main(["generate", "-m", "nowhere", "hi", *options]) == 2
     output, complaints = capsys.readouterr()
     assert output == ""
     assert complaint in complaints.splitlines()[-1]
@@ -131,7 +131,7 @@ def test_ctrl_c_keeps_the_text_so_far(tmp_path, start):
     assert tokenizer
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = start("generate", model, "w3", "--max-new-tokens", "60000")
+        process = start("generate", "-m", model, "w3", "--max-new-tokens", "60000")
     finally:
         signal.signal(signal.SIGINT, before)
     first = process.stdout.read(20)
