@@ -5,7 +5,8 @@ The map, from here to the instruction::
     bitnet.load, InferenceEngine  engine.py             load, generate, stream, logits
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
-        │                       formats/                bytes in files          tokenizer.py  sampling.py  kv_cache.py
+        │                       formats/                bytes in files: hugging_face.py, gguf.py
+        │                       tokenizer.py  vocabulary.py  chat.py  sampling.py  kv_cache.py
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │

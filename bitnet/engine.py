@@ -132,7 +132,7 @@ class InferenceEngine:
         Parameters
         ----------
         path : str
-            A Hugging Face folder.
+            A Hugging Face folder, or a GGUF file.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes, name)``.
 
@@ -406,7 +406,7 @@ def load(path: str | os.PathLike[str], config: EngineConfig | None = None, **set
     Parameters
     ----------
     path : str
-        A Hugging Face folder.
+        A Hugging Face folder, or a GGUF file.
     config : EngineConfig, optional
     **settings
         Of `EngineConfig`.

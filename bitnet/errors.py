@@ -351,6 +351,12 @@ class FormatError(BitNetError, ValueError):
                    path=path, looked_for=tuple(looked_for), there=tuple(there))
 
     @classmethod
+    def several(cls, path: Any, names: Sequence[str]) -> Self:
+        """A folder with more than one model in it."""
+        return cls(f"'{path}' has {len(names)} models, {listed(names[:4])}; give the path of one of them",
+                   path=path, names=tuple(names))
+
+    @classmethod
     def tokenizer(cls, file: str, reason: str) -> Self:
         """What the tokenizers library does not take."""
         return cls(f"'{file}' is not what the library 'tokenizers' reads: {reason}", file=file, reason=reason)
@@ -374,7 +380,7 @@ class ModelLoadError(BitNetError, RuntimeError):
     @classmethod
     def no_tokenizer(cls, path: Any) -> Self:
         """Text for a checkpoint that has only a model."""
-        return cls(f"'{path}' has no tokenizer.json; give token ids instead of text", path=path)
+        return cls(f"'{path}' has no tokenizer that can be used; give token ids instead of text", path=path)
 
     @classmethod
     def no_chat_template(cls, path: Any) -> Self:

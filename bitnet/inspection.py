@@ -26,18 +26,19 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Parameters
     ----------
     path : str
-        A Hugging Face folder.
+        A Hugging Face folder, or a GGUF file.
 
     Returns
     -------
     dict
         What JSON can hold: ``path``, ``format``, ``model_type``, ``architectures``; ``config``, the fields of
         `ModelConfig`, or None where it cannot be read; ``tensors``, a list of ``name``, ``dtype``, ``shape``,
-        ``bytes``, ``kind``, ``parameters``, ``scale`` (of a packed weight: what a code of 1 stands for; else None) and
-        ``used`` (None where the family is not known); ``totals`` of ``tensors``, ``bytes``, ``parameters`` and
-        ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max`` of the packed weights'
-        scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they are there;
-        ``missing`` and ``unused``, names of tensors; ``problems``, sentences; and ``loads``, whether there are none.
+        ``bytes``, ``kind``, ``parameters``, ``scale`` (of a packed weight: what a code of 1 stands for; the mean where
+        it has several; else None) and ``used`` (None where the family is not known); ``totals`` of ``tensors``,
+        ``bytes``, ``parameters`` and ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max``
+        of the packed weights' scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they
+        are there; ``missing`` and ``unused``, names of tensors; ``problems``, sentences; ``notes``, what was decided
+        although the files do not say it for certain; and ``loads``, whether there are no problems.
 
     Raises
     ------
@@ -70,6 +71,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             "missing": missing,
             "unused": [one["name"] for one in tensors if one["used"] is False],
             "problems": problems,
+            "notes": list(checkpoint.notes),
             "loads": not problems and not missing,
         }  # fmt: skip
 
@@ -97,17 +99,19 @@ def _surveyed(checkpoint, problems):
 
 def _tensor(checkpoint, name, survey, problems):
     info, layer = checkpoint.info(name), name.removesuffix(".weight")
-    kind, scale = OTHER, None
+    kind, scale, shape = OTHER, None, info.shape
     try:
         if name.endswith(".weight") and len(info.shape) == 2 and checkpoint.is_quantized(layer):
-            kind = PACKED if info.dtype == "U8" else MASTERS
-            scale = checkpoint.ternary(layer).scale
+            shape = checkpoint.matrix_shape(layer)
+            stored = checkpoint.ternary(layer)
+            kind = MASTERS if stored.kind == "masters" else PACKED
+            scale = None if stored.scale is None else float(np.mean(stored.scale))
     except BitNetError as error:
         problems.append(str(error))
-    count = 0 if name.endswith(".weight_scale") else int(np.prod(info.shape, dtype=object))
+    count = 0 if name.endswith(".weight_scale") else int(np.prod(shape, dtype=object))
     return {
         "name": name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes, "kind": kind,
-        "parameters": count * (4 if kind == PACKED else 1), "scale": scale,
+        "parameters": count, "scale": scale,
         "used": None if survey is None else name in survey.used,
     }  # fmt: skip
 
@@ -157,10 +161,10 @@ class _Survey:
         shape = self._shape(f"{name}.weight", (rows, 0))
         if len(shape) != 2 or f"{name}.weight" not in self.checkpoint:
             return rows, 0
-        if self.checkpoint.info(f"{name}.weight").dtype != "U8":
-            return shape
-        self._shape(f"{name}.weight_scale", ())
-        return 4 * shape[0], shape[1]
+        scale = f"{name}.weight_scale"
+        if scale in self.checkpoint or self.checkpoint.info(f"{name}.weight").dtype == "U8":
+            self._shape(scale, ())
+        return self.checkpoint.matrix_shape(name)
 
     def embedding(self, name):
         self._table = f"{name}.weight"

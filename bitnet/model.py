@@ -4,6 +4,7 @@ Here formats and model families meet: `load` reads a checkpoint's tensors as a f
 """
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from bitnet._core.program import Program
 from bitnet.chat import ChatTemplate
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
-from bitnet.errors import ConfigurationError, InferenceError, ModelLoadError
+from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.models import family
@@ -150,6 +151,13 @@ def _generation_config(checkpoint):
 def _tokenizer(checkpoint, config):
     if checkpoint.tokenizer_path is None:
         return None
+    if checkpoint.format == "gguf":
+        try:
+            return Tokenizer.from_metadata(checkpoint.metadata, checkpoint.tokenizer_path,
+                                           eos_token_ids=config.eos_token_id or ())  # fmt: skip
+        except FormatError as error:  # a vocabulary that nobody can use is no reason not to run on token ids
+            checkpoint.notes.append(f"without a tokenizer: {error}")
+            return None
     return Tokenizer.from_file(
         checkpoint.tokenizer_path, bos_token_id=config.bos_token_id,
         add_bos=checkpoint.tokenizer_config.get("add_bos_token"), eos_token_ids=config.eos_token_id or (),
@@ -207,6 +215,9 @@ class _Weights:
         stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
         if stored.kind == "packed":
             weight = packing.pack_hugging_face_bytes(stored.data, stored.scale, self._packing, threads)
+        elif stored.kind == "codes":
+            kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
+            weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
         else:
             masters = stored.floats()
             s = quant.reciprocal_scales(masters, num_threads=threads)
@@ -256,7 +267,7 @@ def load_model(path: Any, engine_config: EngineConfig | None = None, progress: A
     Parameters
     ----------
     path : str
-        A Hugging Face folder.
+        A Hugging Face folder, or a GGUF file.
     engine_config : EngineConfig, optional
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
@@ -270,7 +281,8 @@ def load_model(path: Any, engine_config: EngineConfig | None = None, progress: A
     FormatError, ModelLoadError
         If it is damaged, or no model that is known.
     """
-    return _loaded(open_checkpoint(path), engine_config or EngineConfig(), progress)
+    engine_config = engine_config or EngineConfig()
+    return _loaded(open_checkpoint(path, engine_config.i2s_layout), engine_config, progress)
 
 
 def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
@@ -323,6 +335,8 @@ def _loaded(checkpoint, engine_config, progress):
         on_error.callback(checkpoint.close)
         module = family(checkpoint.config, checkpoint.path)
         config = module.config(checkpoint.config)
+        if engine_config.hidden_act != "auto":
+            config = config.replace(hidden_act=engine_config.hidden_act)
         _refuse_what_is_not_computed(checkpoint, config)
         weights = _Weights(checkpoint, config, engine_config, progress)
         builder = Builder(weights, config)
@@ -330,4 +344,7 @@ def _loaded(checkpoint, engine_config, progress):
         program = Program(builder, engine_config.kv_dtype)
         checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
-    return Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    for note in checkpoint.notes:
+        warnings.warn(f"'{checkpoint.path}': {note}", stacklevel=2)
+    return model

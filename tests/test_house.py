@@ -54,7 +54,8 @@ ARROWS = {
     "_checks": "errors",
     "config": "errors _checks",
     "quant": "errors config _core.arrays _core.quant",
-    "tokenizer": "errors",
+    "tokenizer": "errors formats.base formats.gguf_file vocabulary",
+    "vocabulary": "errors",
     "chat": "errors",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
@@ -78,7 +79,7 @@ ARROWS = {
     "_bitnet_runtime": "cli",
     # families of files
     "models*": "errors config models*",
-    "formats*": "errors config formats* _core.*",
+    "formats*": "errors config chat formats* _core.*",
     "cli*": "bitnet machine memory errors cli*",
     "server*": "bitnet machine memory errors server*",
     "examples*": "bitnet machine memory errors",

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a Hugging Face folder or a GGUF file")
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
     parser.add_argument("--chat", action="store_true", help="the prompt is a message: use the chat template")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to generate")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a Hugging Face folder or a GGUF file")
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of one line a layer")
     parser.add_argument("--json", action="store_true", help="print JSON, with every tensor")
     parser.add_argument("--memory", action="store_true",
@@ -101,6 +101,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("missing", _names(found["missing"]) if found["config"] else "unknown"),
         ("not used", _names(found["unused"]) if found["config"] else "unknown"),
     ]  # fmt: skip
+    rows += [("note", _shown(sentence)) for sentence in found["notes"]]
     rows += [("PROBLEM", _shown(sentence)) for sentence in found["problems"]]
     return [*rows, ("can be loaded", "yes" if found["loads"] else "no")]
 

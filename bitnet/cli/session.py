@@ -19,7 +19,7 @@ SHOW_S = 0.1  # between two lines of progress
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the fields of `EngineConfig` that choose how weights and cache are stored.
+    """Add the fields of `EngineConfig` that choose how a checkpoint is read, and how weights and cache are stored.
 
     Parameters
     ----------
@@ -30,6 +30,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="float16, float32 or int8 (default: float16)")
     parser.add_argument("--head-dtype", default="int8", metavar="NAME",
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
+    parser.add_argument("--hidden-act", default="auto", metavar="NAME",
+                        help="the gate's function, where a GGUF file means another than its architecture: relu2, silu")
+    parser.add_argument("--i2s-layout", default="auto", metavar="NAME",
+                        help="of I2_S weights in a GGUF file: auto, x86, arm or rows4 (default: auto)")  # fmt: skip
 
 
 def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.EngineConfig:
@@ -46,8 +50,9 @@ def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.E
     """
     with refused(args):
         return bitnet.EngineConfig(
-            num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype
-        )
+            num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype,
+            hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -74,6 +74,11 @@ class HuggingFaceCheckpoint(Checkpoint):
         config, *weights = (os.path.isfile(os.path.join(path, name)) for name in ("config.json", ONE_FILE, INDEX))
         return config and any(weights)
 
+    def matrix_shape(self, name):
+        """Say how many rows and columns a weight stands for, packed or not."""
+        info = self.info(f"{name}.weight")
+        return (4 * info.shape[0], *info.shape[1:]) if info.dtype == "U8" and info.shape else info.shape
+
     def is_quantized(self, name):
         """Whether a layer is ternary, to be read by `ternary`, and no ordinary one, to be read by `floats`.
 
