@@ -7,6 +7,7 @@ The map, from here to the instruction::
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
         │                       tokenizer.py  vocabulary.py  chat.py  sampling.py  kv_cache.py
+    bitnet.convert              conversion.py           a checkpoint in another format
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
@@ -30,6 +31,7 @@ The map, from here to the instruction::
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
+from bitnet.conversion import convert
 from bitnet.debugging import debug, debug_trace, time_operation
 from bitnet.debugging import start_from_environment as _start_from_environment
 from bitnet.diagnosis import Diagnosis, diagnose
@@ -64,6 +66,7 @@ __all__ = [
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "convert",
     "debug",
     "debug_trace",
     "dequantize",

@@ -421,6 +421,21 @@ class ModelLoadError(BitNetError, RuntimeError):
         return cls(f"'{path}' was loaded without checksums; load it with verify='load'", path=path)
 
     @classmethod
+    def exists(cls, path: Any) -> Self:
+        """A file or folder in whose place another one was to be written."""
+        return cls(f"'{path}' exists already; give another name, or allow that it is replaced", path=path)
+
+    @classmethod
+    def unwritable(cls, path: Any, reason: Any) -> Self:
+        """The operating system takes no file or folder."""
+        return cls(f"cannot write '{path}': {reason}", path=path, reason=reason)
+
+    @classmethod
+    def unstorable(cls, name: str, reason: str) -> Self:
+        """Something that a format cannot hold."""
+        return cls(f"the format cannot hold '{name}': {reason}", name=name, reason=reason)
+
+    @classmethod
     def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:
         """A tensor that is not in the checkpoint; `close` is one there with a similar name."""
         advice = f"; did you mean '{close}'" if close else ""

@@ -218,6 +218,9 @@ class _Weights:
         elif stored.kind == "codes":
             kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
             weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
+        elif stored.kind == "panels":
+            weight = packing.view_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing,
+                                               stored.group_size)  # fmt: skip
         else:
             masters = stored.floats()
             s = quant.reciprocal_scales(masters, num_threads=threads)
@@ -238,6 +241,9 @@ class _Weights:
         source = self._table if self.config.tie_word_embeddings else f"{name}.weight"
         self._tell(source)
         wanted = self.engine_config.head_dtype
+        if wanted == "int8" and f"{name}.weight_int8" in self.checkpoint:
+            return (self.checkpoint.raw(f"{name}.weight_int8"), wanted,
+                    self.checkpoint.floats(f"{name}.weight_int8_scale"))  # fmt: skip
         shape = self.checkpoint.info(source).shape
         if len(shape) != 2:
             raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)

@@ -220,6 +220,15 @@ class Tokenizer:
         add_bos = settings.get("add_bos_token") if ids["bos"] is not None else None
         return cls(found._backend, bos_token_id=ids["bos"], add_bos=add_bos, eos_token_ids=ids["eos"])
 
+    def to_json(self) -> str:
+        """Write the content of a ``tokenizer.json``.
+
+        Returns
+        -------
+        str
+        """
+        return str(self._backend.to_str(pretty=False))
+
     @property
     def vocab_size(self) -> int:
         return int(self._backend.get_vocab_size(with_added_tokens=True))

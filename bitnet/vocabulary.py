@@ -1,4 +1,4 @@
-"""Vocabularies as GGUF metadata have them, made into tokenizers of the `tokenizers` library.
+"""Vocabularies as GGUF metadata have them, made into tokenizers of the `tokenizers` library, and back.
 
 Two kinds are read: ``gpt2``, which is byte-level BPE with merges, cut into words by the expression that
 ``tokenizer.ggml.pre`` names; and ``llama``, which is SentencePiece's BPE with a score for each token and single bytes
@@ -15,9 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bitnet.errors import FormatError
 
-__all__ = ["PRE", "Vocabulary", "vocabulary_of"]
+__all__ = ["PRE", "Vocabulary", "metadata_of", "vocabulary_of"]
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,7 +49,7 @@ PRE: dict[str, Pre] = {
 TELLING = (("<|begin_of_text|>", "llama-bpe"), (">>TITLE<<", "falcon3"), ("<|im_start|>", "qwen2"))
 
 CONTROL, USER_DEFINED, UNKNOWN = 3, 4, 2  # in ``tokenizer.ggml.token_type``
-NORMAL = 1
+NORMAL, UNUSED, BYTE = 1, 5, 6
 
 
 @dataclass(frozen=True)
@@ -252,3 +254,96 @@ def _surround(backend: Any, tokens: Sequence[str], bos: int | None, eos: int | N
 
     processor.__setstate__(json.dumps(state).encode())
     backend.post_processor = processor
+
+
+def metadata_of(content: Mapping[str, Any], file: str, vocab_size: int, add_bos: bool | None = None) -> dict[str, Any]:
+    """Write a ``tokenizer.json`` as GGUF metadata.
+
+    Parameters
+    ----------
+    content : mapping
+        The file's.
+    file : str
+        Its path, for errors.
+    vocab_size : int
+        Rows of the model's embedding; ids without a token get a name and are marked as not used.
+    add_bos : bool, optional
+        What a ``tokenizer_config.json`` says of the token that a text begins with; None for what `content` does.
+
+    Returns
+    -------
+    dict
+        Keys below ``tokenizer.ggml``.
+
+    Raises
+    ------
+    FormatError
+        If it is of another kind than byte-level BPE, cut in a known way, or SentencePiece's BPE.
+    """
+    model = content.get("model") or {}
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        kind = model.get("type") if isinstance(model, dict) else model
+        raise FormatError.value(file, "the model of the tokenizer", kind, "'BPE', which GGUF files have names for")
+    merges = [tuple(one.split(" ")) if isinstance(one, str) else tuple(one) for one in model["merges"]]
+    tokens = [f"[PAD{i}]" for i in range(vocab_size)]
+    kinds = [UNUSED] * vocab_size
+    for token, id in model["vocab"].items():
+        if id < vocab_size:
+            tokens[id], kinds[id] = token, NORMAL
+    for added in content.get("added_tokens") or []:
+        if added["id"] < vocab_size:
+            tokens[added["id"]] = added["content"]
+            kinds[added["id"]] = CONTROL if added.get("special") else USER_DEFINED
+    found: dict[str, Any] = {"tokenizer.ggml.tokens": tokens}
+    if model.get("byte_fallback"):
+        found |= _scored(content, model, tokens, kinds, merges)
+    else:
+        found |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _pre_of(content, file, model),
+                  "tokenizer.ggml.merges": [" ".join(merge) for merge in merges]}  # fmt: skip
+    found["tokenizer.ggml.token_type"] = np.array(kinds, np.int32)
+    found["tokenizer.ggml.add_bos_token"] = _begins(content) if add_bos is None else add_bos
+    return found
+
+
+def _scored(
+    content: Mapping[str, Any], model: Mapping[str, Any], tokens: list[str], kinds: list[int], merges: list[Any]
+) -> dict[str, Any]:
+    """SentencePiece's way: a token's score is the rank of the merge that makes it."""
+    ranks = {"".join(merge): rank for rank, merge in reversed(list(enumerate(merges)))}
+    for id, token in enumerate(tokens):
+        if kinds[id] == NORMAL and len(token) == 6 and token.startswith("<0x"):
+            kinds[id] = BYTE
+        elif kinds[id] == NORMAL and len(token) > 1 and token not in ranks:
+            kinds[id] = UNUSED  # no merge makes it
+    unknown = model.get("unk_token")
+    found: dict[str, Any] = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"}
+    if unknown in model["vocab"]:
+        found["tokenizer.ggml.unknown_token_id"] = int(model["vocab"][unknown])
+    found["tokenizer.ggml.scores"] = np.array([-float(ranks.get(token, len(merges))) for token in tokens], np.float32)
+    found["tokenizer.ggml.add_space_prefix"] = "Prepend" in str(content.get("normalizer"))
+    return found
+
+
+def _pre_of(content: Mapping[str, Any], file: str, model: Mapping[str, Any]) -> str:
+    """The name of the way in which words are cut."""
+    cutter = content.get("pre_tokenizer") or {}
+    parts = cutter.get("pretokenizers", [cutter]) if isinstance(cutter, dict) else []
+    cuts = tuple((part.get("pattern") or {}).get("Regex") for part in parts if part.get("type") == "Split")
+    levels = [part for part in parts if part.get("type") == "ByteLevel"]
+    if levels and not cuts and levels[0].get("use_regex", True):
+        cuts = (GPT2,)
+    ignores = bool(model.get("ignore_merges"))
+    name = next((name for name, how in PRE.items() if how.expressions == cuts and how.ignores_merges == ignores), None)
+    if name is None or not levels:
+        raise FormatError.value(
+            file, "how the tokenizer cuts words", cuts, f"a way that GGUF has a name for: {', '.join(PRE)}"
+        )
+    return name
+
+
+def _begins(content: Mapping[str, Any]) -> bool:
+    """Whether a token is put in front of a text."""
+    after = content.get("post_processor") or {}
+    every = [after, *(after.get("processors") or [])]
+    singles = [one.get("single") or [] for one in every if one.get("type") == "TemplateProcessing"]
+    return any(single and "SpecialToken" in single[0] for single in singles)

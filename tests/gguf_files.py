@@ -101,3 +101,28 @@ def q2_0(codes, scales):
         packed = sum((block[k::4].astype(np.uint8) + 1) << 2 * k for k in range(4)).astype(np.uint8)
         content += np.float16(scale).tobytes() + packed.tobytes()
     return "Q2_0", codes.shape, content
+
+
+TINY = {"vocab_size": 96, "embedding_length": 128, "feed_forward_length": 256, "block_count": 2, "context_length": 64,
+        "attention.head_count": 4, "attention.head_count_kv": 2}  # fmt: skip
+
+
+def tiny(arch="bitnet-b1.58", without=(), tensors=None, **more):
+    """A whole small file: metadata and tensors; `more` are values of the architecture, None to leave one out."""
+    rng = np.random.default_rng(3)
+    values = {**TINY, **more}
+    metadata = {
+        "general.architecture": arch,
+        **{f"{arch}.{key}": one for key, one in values.items() if one is not None},
+    }
+    found = {"token_embd.weight": f32(rng.normal(0, 1, (96, 128))), "output_norm.weight": f32(np.ones(128))}
+    shapes = {"attn_q": (128, 128), "attn_k": (64, 128), "attn_v": (64, 128), "attn_output": (128, 128),
+              "ffn_gate": (256, 128), "ffn_up": (256, 128), "ffn_down": (128, 256)}  # fmt: skip
+    for i in range(2):
+        for name, shape in shapes.items():
+            found[f"blk.{i}.{name}.weight"] = i2_s(rng.integers(-1, 2, shape).astype(np.int8), 0.1)
+        for name in ("attn_norm", "ffn_norm", "attn_sub_norm"):
+            found[f"blk.{i}.{name}.weight"] = f32(np.ones(128))
+        found[f"blk.{i}.ffn_sub_norm.weight"] = f32(np.ones(256))
+    found |= tensors or {}
+    return metadata, {name: one for name, one in found.items() if name not in without}

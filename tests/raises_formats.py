@@ -6,13 +6,19 @@ import socket
 import tempfile
 from pathlib import Path
 
-from checkpoints import DATA
+import numpy as np
+from checkpoints import DATA, layer, quantized, write_folder
 from gguf_files import f32, write_gguf
 
+import bitnet
+from bitnet._core import packing
 from bitnet.formats import open_checkpoint
 from bitnet.formats.gguf_file import GGUFFile
+from bitnet.formats.writing import storable
 from bitnet.tokenizer import Tokenizer
+from bitnet.vocabulary import PRE, metadata_of
 
+FOLDER = str(DATA)
 I2_S = str(DATA.parent / "gguf" / "bitnet-packed-auto-i2_s-x86.gguf")
 
 
@@ -57,6 +63,34 @@ def vocabulary(folder, **more):
     Tokenizer.from_gguf(write_gguf(folder / "a.gguf", {f"tokenizer.ggml.{key}": one for key, one in more.items()}))
 
 
+def unaligned():
+    """64 bytes that do not begin at a multiple of 64."""
+    data = np.zeros(192, np.uint8)
+    begin = -data.ctypes.data % 64 + 1
+    return data[begin : begin + 64]
+
+
+def closed_folder():
+    bitnet.convert(MODEL, "/proc/none/a")
+
+
+def panels(folder):
+    bitnet.convert(MODEL, folder / "a")
+    with open_checkpoint(folder / "a") as checkpoint:
+        checkpoint.ternary("model.norm")
+
+
+def code_3(folder):
+    tensors = layer(name="l.up_proj") | {"model.embed_tokens.weight": ("F32", np.ones((4, 4), np.float32))}
+    tensors["l.up_proj.weight"][1][0, 0] = 255
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"), 4)
+    config = {"model_type": "bitnet", "num_attention_heads": 1, "tie_word_embeddings": True, **sizes, **quantized()}
+    bitnet.convert(write_folder(folder / "s", tensors, config), folder / "a")
+
+
+MODEL = str(DATA / "llama-packed-bitlinear")
+BYTES = np.zeros(192, np.uint8)
+
 ROWS = [
     ("formats/__init__.py", "ModelLoadError.unreadable", lambda: in_folder(a_socket),
      f"cannot read '.../model': {os.strerror(errno.ENXIO)}"),
@@ -72,6 +106,30 @@ ROWS = [
     ("vocabulary.py", "FormatError.value",
      lambda: in_folder(lambda folder: vocabulary(folder, model="bert", tokens=["a"])),
      "'.../a.gguf': tokenizer.ggml.model is 'bert'; it must be 'gpt2' or 'llama'"),
+    ("vocabulary.py", "FormatError.value", lambda: metadata_of({"model": {"type": "Unigram"}}, "a.json", 4),
+     "'a.json': the model of the tokenizer is 'Unigram'; it must be 'BPE', which GGUF files have names for"),
+    ("vocabulary.py", "FormatError.value",
+     lambda: metadata_of({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "a.json", 4),
+     f"'a.json': how the tokenizer cuts words is (); it must be a way that GGUF has a name for: {', '.join(PRE)}"),
+    ("conversion.py", "ConfigurationError.choice", lambda: bitnet.convert(MODEL, "a", to="onnx"),
+     "to is 'onnx'; it must be one of 'bitnet', 'hugging_face', 'gguf'"),
+    ("conversion.py", "FormatError.value", lambda: in_folder(code_3),
+     "'.../s': a code of 'l.up_proj' is 3; it must be 0, 1 or 2"),
+    ("formats/writing.py", "ModelLoadError.exists", lambda: bitnet.convert(MODEL, FOLDER),
+     f"'{FOLDER}' exists already; give another name, or allow that it is replaced"),
+    ("formats/writing.py", "ModelLoadError.unwritable", closed_folder,
+     "cannot write '/proc/none/a': No such file or directory"),
+    ("formats/writing.py", "ModelLoadError.unstorable", lambda: storable(False, "a", "it is too long"),
+     "the format cannot hold 'a': it is too long"),
+    ("formats/panels.py", "ModelLoadError.not_bitnet", lambda: in_folder(panels),
+     "not a BitNet checkpoint: 'model.norm.weight' in '.../a/model.safetensors' is BF16, and the file lists it as no "
+     "ternary weight"),
+    ("_core/packing.pyx", "ShapeError.empty", lambda: packing.view_packed_bytes(BYTES, 0, 4, 1, "i2"),
+     "data has shape (0, 4); it needs at least one row and one column"),
+    ("_core/packing.pyx", "ShapeError.mismatch", lambda: packing.view_packed_bytes(BYTES, 2, 4, 1, "i2"),
+     "data has shape (192,); it must be (64,)"),
+    ("_core/packing.pyx", "TensorError.not_aligned", lambda: packing.view_packed_bytes(unaligned(), 2, 4, 1, "i2"),
+     "data does not lie at addresses fit for tiles of 64 bytes; pass a copy of it"),
     ("vocabulary.py", "FormatError.value", lambda: in_folder(lambda folder: vocabulary(folder, tokens=["a"])),
      "'.../a.gguf': tokenizer.ggml.model is None; it must be a text"),
 ]  # fmt: skip

@@ -43,7 +43,8 @@ ARROWS = {
     "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.quant _core.packing "
                     "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
-    "_core.builder": "errors _core.packing",
+    "_core.fusion": "_core.packing _core.packings.contract",
+    "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
     "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
@@ -65,9 +66,11 @@ ARROWS = {
     "debugging": "errors memory _core.program",
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
-    "bitnet": "errors config quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
+    "bitnet": "errors config conversion quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
     "engine": "errors config memory model sampling kv_cache _core.program",
     "inspection": "errors formats models _core.builder",
+    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
+                  "model models tokenizer vocabulary _core.packing _core.quant",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",

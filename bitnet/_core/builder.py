@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitnet._core.packing import fuse
+from bitnet._core.fusion import fuse
 from bitnet.errors import ModelLoadError
 
 KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head")

@@ -22,6 +22,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
+    "convert": "bitnet.cli.convert",
     "diagnose": "bitnet.cli.diagnose",
     "doctor": "bitnet.cli.doctor",
     "generate": "bitnet.cli.generate",

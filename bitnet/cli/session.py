@@ -70,12 +70,14 @@ def refused(args: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+def loading(is_quiet: bool = False, what: str = "loading") -> Iterator[Callable[[int, int, str], None]]:
     """Show on standard error how far loading is, while that is a terminal.
 
     Parameters
     ----------
     is_quiet : bool, optional
+    what : str, optional
+        What is being done.
 
     Yields
     ------
@@ -89,7 +91,7 @@ def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]
         nonlocal next_s
         if is_shown and time.monotonic() >= next_s:
             next_s = time.monotonic() + SHOW_S
-            print(f"\r\x1b[Kloading {done / max(total, 1):4.0%} {ascii(name)[1:-1][:60]}", end="", file=sys.stderr,
+            print(f"\r\x1b[K{what} {done / max(total, 1):4.0%} {ascii(name)[1:-1][:60]}", end="", file=sys.stderr,
                   flush=True)  # fmt: skip
 
     try:

@@ -18,10 +18,11 @@ from bitnet.errors import FormatError, ModelLoadError
 from bitnet.formats.base import Checkpoint, StoredTernary, TensorInfo
 from bitnet.formats.gguf import GGUFCheckpoint
 from bitnet.formats.hugging_face import HuggingFaceCheckpoint
+from bitnet.formats.panels import PanelsCheckpoint
 
 __all__ = ["FORMATS", "Checkpoint", "StoredTernary", "TensorInfo", "open_checkpoint"]
 
-FORMATS = (HuggingFaceCheckpoint, GGUFCheckpoint)  # in the order they are asked
+FORMATS = (PanelsCheckpoint, HuggingFaceCheckpoint, GGUFCheckpoint)  # in the order they are asked
 MAX_SHOWN = 6  # of the files that are there instead
 
 
@@ -59,4 +60,5 @@ def open_checkpoint(path, i2s_layout="auto"):
     if cls is not None:
         return cls(path, i2s_layout) if cls is GGUFCheckpoint else cls(path)
     there = sorted(os.listdir(path))[:MAX_SHOWN] if os.path.isdir(path) else []
-    raise FormatError.unknown(path, [cls.LOOKED_FOR for cls in FORMATS], there)
+    looked_for = [cls.LOOKED_FOR for cls in FORMATS if cls is not PanelsCheckpoint]  # which is one in its form
+    raise FormatError.unknown(path, looked_for, there)

@@ -74,8 +74,8 @@ class StoredTernary:
 
     Parameters
     ----------
-    kind : {"packed", "codes", "masters"}
-        Which of the three it is: "packed" is Hugging Face's way of codes.
+    kind : {"packed", "codes", "panels", "masters"}
+        Which of the four it is: "packed" is Hugging Face's way of codes, "panels" the bytes of a packing.
     rows, cols : int
         The shape of the weight: outputs and inputs.
     data : ndarray of uint8, shape (rows // 4, cols), optional
@@ -89,6 +89,8 @@ class StoredTernary:
         Of "codes": ``codes()`` gives them, int8 of shape (rows, cols), -1, 0 or 1.
     group_size : int, optional
         Columns that share a scale, 64 or 128, where `scale` has a shape of (rows, groups).
+    packing : str, optional
+        Of "panels": the packing whose bytes `data` has, uint8 of shape (nbytes,).
     """
 
     kind: str
@@ -99,6 +101,7 @@ class StoredTernary:
     floats: Callable | None = None
     codes: Callable | None = None
     group_size: int | None = None
+    packing: str | None = None
 
 
 class OpenFile:

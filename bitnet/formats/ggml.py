@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BY_NUMBER", "I2_S", "TYPES", "Type", "ternary_blocks"]
+__all__ = ["BY_NAME", "BY_NUMBER", "I2_S", "TYPES", "Type", "pack_tq1_0", "pack_tq2_0", "ternary_blocks"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ TYPES = (
 """The types that can be read."""
 
 BY_NUMBER = {one.number: one for one in TYPES}
+BY_NAME = {one.name: one for one in TYPES}
 I2_S = BY_NUMBER[36]
 
 TERNARY = {"TQ1_0": (_tq1_0_codes, 52), "TQ2_0": (_tq2_0_codes, 64), "Q2_0": (_q2_0_codes, 0)}
@@ -162,3 +163,38 @@ def ternary_blocks(name, blocks):
     """
     codes, at = TERNARY[name]
     return codes(blocks), _half(blocks, at)[:, 0]
+
+
+def pack_tq2_0(codes, scales):
+    """Write blocks of TQ2_0.
+
+    Parameters
+    ----------
+    codes : ndarray of int8, shape (blocks, 256)
+    scales : ndarray of float, shape (blocks,)
+        Rounded to float16.
+
+    Returns
+    -------
+    ndarray of uint8, shape (blocks, 66)
+    """
+    fields = (codes + np.int8(1)).view(np.uint8).reshape(-1, 2, 4, 32) << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    packed = np.bitwise_or.reduce(fields, 2).reshape(-1, 64)
+    return np.concatenate([packed, _halves(scales)], 1)
+
+
+def pack_tq1_0(codes, scales):
+    """Write blocks of TQ1_0; parameters as of `pack_tq2_0`."""
+    digits = (codes + np.int8(1)).astype(np.uint16)
+
+    def packed(part, count):
+        weights = np.array([3 ** (4 - n) for n in range(count)], np.uint16)[:, None]
+        value = (part.reshape(len(part), count, -1) * weights).sum(1)
+        return ((value * 256 + 242) // 243).astype(np.uint8)  # rounded up, so that each digit is carried out whole
+
+    parts = [packed(digits[:, :160], 5), packed(digits[:, 160:240], 5), packed(digits[:, 240:], 4)]
+    return np.concatenate([*parts, _halves(scales)], 1)
+
+
+def _halves(scales):
+    return np.asarray(scales).astype("<f2").reshape(-1, 1).view(np.uint8)
