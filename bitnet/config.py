@@ -246,6 +246,9 @@ class EngineConfig(Config):
     verify : {None, "load"}
         Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
         are any, and keeps them for ``model.verify()``. It reads the files a second time.
+    activations : {"auto", "int8", "float32"}
+        What ternary weights multiply: activations rounded to 8 bits for each token, as BitNet models are trained, or as
+        they are, as of TriLM. "auto" takes what the checkpoint was made for, as far as that shows.
     hidden_act : {"auto", "relu2", "silu", "gelu", "gelu_pytorch_tanh"}
         The gate's function; "auto" takes what the checkpoint says. A GGUF file does not say it, its architecture does.
     i2s_layout : {"auto", "x86", "arm", "rows4"}
@@ -255,7 +258,8 @@ class EngineConfig(Config):
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
-        hidden_act="activation activation_function hidden_activation", i2s_layout="i2_s_layout",
+        activations="activation_dtype act_dtype", hidden_act="activation activation_function hidden_activation",
+        i2s_layout="i2_s_layout",
     )  # fmt: skip
 
     device: str = "auto"
@@ -264,6 +268,7 @@ class EngineConfig(Config):
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
     verify: str | None = None
+    activations: str = "auto"
     hidden_act: str = "auto"
     i2s_layout: str = "auto"
 
@@ -275,6 +280,7 @@ class EngineConfig(Config):
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
         if self.verify is not None:
             self._choice("verify", ("load",))
+        self._choice("activations", ("auto", "int8", "float32"))
         self._choice("hidden_act", ("auto", *GATES))
         self._choice("i2s_layout", ("auto", "x86", "arm", "rows4"))
 

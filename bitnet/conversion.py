@@ -21,12 +21,13 @@ from bitnet.formats.gguf_write import GGUF_TYPES, write_gguf
 from bitnet.formats.hugging_face_write import write_packed_folder
 from bitnet.formats.panels import write_panels_folder
 from bitnet.formats.writing import Codes, Item, new_path, sha256
+from bitnet.hub import local_path
 from bitnet.model import packing_of
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.vocabulary import metadata_of
 
-__all__ = ["FORMATS", "convert"]
+__all__ = ["FORMATS", "convert", "write"]
 
 HEAD_ROWS = 4096  # quantised at once
 
@@ -92,7 +93,7 @@ def convert(
             raise ConfigurationError.choice(name, got, known)
     engine_config = EngineConfig(packing=packing, hidden_act=hidden_act, i2s_layout=i2s_layout)
     target = os.path.abspath(os.fspath(target))
-    with open_checkpoint(source, i2s_layout) as checkpoint, new_path(target, force) as scratch:
+    with open_checkpoint(local_path(source), i2s_layout) as checkpoint, new_path(target, force) as scratch:
         write(checkpoint, scratch, to, engine_config, gguf_type, round_scales, progress)
         sums, size = _sums(scratch, os.path.basename(target))
         notes = list(checkpoint.notes)
@@ -107,6 +108,7 @@ def write(
     gguf_type: str = "I2_S",
     round_scales: bool = False,
     progress: Callable[[int, int, str], object] | None = None,
+    change: Callable[[list[Item]], list[Item]] | None = None,
 ) -> None:
     """Write an open checkpoint, not atomically.
 
@@ -119,6 +121,8 @@ def write(
         As of `convert`.
     engine_config : EngineConfig
         Whose packing and gate function count.
+    change : callable, optional
+        Gives other items instead of the checkpoint's.
     """
     hidden_act = engine_config.hidden_act
     raw = dict(checkpoint.config)
@@ -126,6 +130,7 @@ def write(
         raw["hidden_act"] = hidden_act
     config = family(raw, checkpoint.path).config(raw)
     items = [_item(checkpoint, name) for name in checkpoint.names() if _is_stored(checkpoint, name)]
+    items = items if change is None else change(items)
     notes = checkpoint.notes
     if to == "gguf":
         template = checkpoint.chat_template

@@ -87,6 +87,12 @@ class ConfigurationError(BitNetError, ValueError):
         return cls(sentence, source=source, got=got, possible=tuple(possible), known=tuple(known))
 
     @classmethod
+    def missing_library(cls, library: str, extra: str, why: str) -> Self:
+        """A library that is not installed; `extra` is the one of this distribution that brings it."""
+        return cls(f"{why}, which needs the library '{library}': pip install 'bitnet-runtime[{extra}]'",
+                   library=library, extra=extra, why=why)
+
+    @classmethod
     def thread_count(cls, source: str, got: Any, limit: int) -> Self:
         """A number of threads that is no number, or out of range."""
         return cls(
@@ -242,6 +248,11 @@ class KernelError(BitNetError, RuntimeError):
     def unknown_packing(cls, got: Any, known: Sequence[str]) -> Self:
         """A packing nobody has written."""
         return cls(f"no packing is known as {got!r} (known: {', '.join(known)})", got=got, known=tuple(known))
+
+    @classmethod
+    def float_inputs(cls, packing: str) -> Self:
+        """A packing whose kernels take integers only."""
+        return cls(f"packing '{packing}' cannot multiply floats as they are; use packing 'i2'", packing=packing)
 
     @classmethod
     def group_scales(cls, packing: str, group_size: int, tile_cols: int, fitting: str) -> Self:
@@ -436,6 +447,17 @@ class ModelLoadError(BitNetError, RuntimeError):
         return cls(f"the format cannot hold '{name}': {reason}", name=name, reason=reason)
 
     @classmethod
+    def nothing_to_quantize(cls, path: str) -> Self:
+        """A checkpoint without projections of floats."""
+        return cls(f"'{path}' has no projections of floats; there is nothing to quantise", path=path)
+
+    @classmethod
+    def not_fetched(cls, repo_id: str, where: str, cache: str, reason: str) -> Self:
+        """A checkpoint of the Hub that cannot be had."""
+        return cls(f"there is no file or folder '{repo_id}', and the Hub gives none ({where}; cache {cache}): {reason}",
+                   repo_id=repo_id, where=where, cache=cache, reason=reason)
+
+    @classmethod
     def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:
         """A tensor that is not in the checkpoint; `close` is one there with a similar name."""
         advice = f"; did you mean '{close}'" if close else ""
@@ -473,6 +495,17 @@ class InferenceError(BitNetError, RuntimeError):
         """Something that is no list of token ids."""
         return cls("a prompt must be text or a list of token ids, one after the other",
                    got=type(got).__name__)
+
+    @classmethod
+    def too_short(cls, got: int) -> Self:
+        """A text that predicts nothing."""
+        return cls(f"the text has {got} tokens; at least two are needed, one to predict the other", got=got)
+
+    @classmethod
+    def vocabularies(cls, first: int, second: int) -> Self:
+        """Two models whose tokens are not the same."""
+        return cls(f"the vocabularies have {first} and {second} tokens; only models of one vocabulary can be compared",
+                   first=first, second=second)
 
     @classmethod
     def empty_prompt(cls) -> Self:

@@ -13,6 +13,7 @@ import numpy as np
 from bitnet._core.builder import Builder
 from bitnet.errors import BitNetError
 from bitnet.formats import open_checkpoint
+from bitnet.hub import local_path
 from bitnet.models import family
 
 __all__ = ["inspect_checkpoint"]
@@ -47,7 +48,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelLoadError
         If there is nothing, or it cannot be read.
     """
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(local_path(path)) as checkpoint:
         problems: list[str] = []
         survey = _surveyed(checkpoint, problems)
         tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]
@@ -145,8 +146,8 @@ class _Survey:
         return np.broadcast_to(np.float32(1), self._shape(name, (1,)))
 
     def own_norm(self, name):
-        gain = f"{name}.rms_norm.weight"
-        return (self.floats(gain), 1e-6) if gain in self.checkpoint else None
+        gain = next((one for one in (f"{name}.norm.weight", f"{name}.rms_norm.weight") if one in self.checkpoint), None)
+        return (self.floats(gain), 1e-6) if gain is not None else None
 
     def packed(self, name):
         rows, cols = self._layer(name)

@@ -21,6 +21,7 @@ from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.random import RandomCheckpoint
+from bitnet.hub import local_path
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.weight import choose_packing
@@ -41,6 +42,8 @@ class Model:
         With which it was loaded: how its cache and its head are stored.
     weight_bytes : int
         Bytes of packed ternary weights.
+    pooling : {"last", "mean", "cls"}
+        How the vectors of a text's tokens become that of the text.
     generation_config : GenerationConfig
         How the checkpoint wants to be used: the defaults of `generate` and `stream`.
     """
@@ -53,6 +56,7 @@ class Model:
         self._ends = checkpoint.generation_config.get("eos_token_id")
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
+        self.pooling = checkpoint.pooling or "last"
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -189,7 +193,10 @@ class _Weights:
     def __init__(self, checkpoint, config, engine_config, progress):
         self.checkpoint, self.config, self.engine_config = checkpoint, config, engine_config
         self.weight_bytes = 0
-        self._packing = packing_of(config, engine_config)
+        wanted = engine_config.activations
+        self.activations = checkpoint.activations if wanted == "auto" else wanted
+        # The kernels that take floats as they are know one packing.
+        self._packing = "i2" if self.activations == "float32" else packing_of(config, engine_config)
         self._progress = progress or (lambda done, total, name: None)
         self._done, self._total = 0, sum(checkpoint.info(name).nbytes for name in checkpoint.names())
         self._table = None
@@ -204,8 +211,10 @@ class _Weights:
         return self.checkpoint.floats(name)
 
     def own_norm(self, name):
-        gain = f"{name}.rms_norm.weight"
         stored = self.config.extra.get("quantization_config") or {}
+        if f"{name}.norm.weight" in self.checkpoint:  # of BitNet-embedding
+            return self.checkpoint.floats(f"{name}.norm.weight"), self.config.rms_norm_eps
+        gain = f"{name}.rms_norm.weight"
         if gain not in self.checkpoint and not stored.get("use_rms_norm", False):
             return None
         return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
@@ -218,9 +227,12 @@ class _Weights:
         elif stored.kind == "codes":
             kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
             weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
-        elif stored.kind == "panels":
+        elif stored.kind == "panels" and (stored.packing == "i2" or self.activations == "int8"):
             weight = packing.view_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing,
                                                stored.group_size)  # fmt: skip
+        elif stored.kind == "panels":
+            weight = packing.from_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing)
+            weight = packing.pack_codes(weight.unpack(), stored.scale, "i2", None, threads)
         else:
             masters = stored.floats()
             s = quant.reciprocal_scales(masters, num_threads=threads)
@@ -241,15 +253,16 @@ class _Weights:
         source = self._table if self.config.tie_word_embeddings else f"{name}.weight"
         self._tell(source)
         wanted = self.engine_config.head_dtype
-        if wanted == "int8" and f"{name}.weight_int8" in self.checkpoint:
-            return (self.checkpoint.raw(f"{name}.weight_int8"), wanted,
-                    self.checkpoint.floats(f"{name}.weight_int8_scale"))  # fmt: skip
         shape = self.checkpoint.info(source).shape
         if len(shape) != 2:
             raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)
         # In the core's memory, for its huge pages: a step reads all of it.
         if wanted == "int8":
             stored = Int8Rows(*shape)
+            if f"{name}.weight_int8" in self.checkpoint:  # quantised already
+                rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
+                stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
+                return stored, wanted
         else:
             dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
             block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
@@ -273,7 +286,7 @@ def load_model(path: Any, engine_config: EngineConfig | None = None, progress: A
     Parameters
     ----------
     path : str
-        A Hugging Face folder, or a GGUF file.
+        A Hugging Face folder, a GGUF file, or an id of the Hugging Face Hub.
     engine_config : EngineConfig, optional
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
@@ -288,7 +301,7 @@ def load_model(path: Any, engine_config: EngineConfig | None = None, progress: A
         If it is damaged, or no model that is known.
     """
     engine_config = engine_config or EngineConfig()
-    return _loaded(open_checkpoint(path, engine_config.i2s_layout), engine_config, progress)
+    return _loaded(open_checkpoint(local_path(path), engine_config.i2s_layout), engine_config, progress)
 
 
 def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
@@ -341,6 +354,9 @@ def _loaded(checkpoint, engine_config, progress):
         on_error.callback(checkpoint.close)
         module = family(checkpoint.config, checkpoint.path)
         config = module.config(checkpoint.config)
+        has_head = "lm_head.weight" in checkpoint
+        if not has_head and not config.tie_word_embeddings and getattr(module, "TIES_WITHOUT_HEAD", False):
+            config = config.replace(tie_word_embeddings=True)
         if engine_config.hidden_act != "auto":
             config = config.replace(hidden_act=engine_config.hidden_act)
         _refuse_what_is_not_computed(checkpoint, config)

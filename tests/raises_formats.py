@@ -1,20 +1,27 @@
 """Rows of test_raises.py for files of other formats, and what is made of them."""
 
 import errno
+import functools
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from checkpoints import DATA, layer, quantized, write_folder
 from gguf_files import f32, write_gguf
 
 import bitnet
+from bitnet import hub
 from bitnet._core import packing
+from bitnet.cli.session import read_text
+from bitnet.embedding import Pool, embedded
 from bitnet.formats import open_checkpoint
 from bitnet.formats.gguf_file import GGUFFile
 from bitnet.formats.writing import storable
+from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.vocabulary import PRE, metadata_of
 
@@ -63,6 +70,16 @@ def vocabulary(folder, **more):
     Tokenizer.from_gguf(write_gguf(folder / "a.gguf", {f"tokenizer.ggml.{key}": one for key, one in more.items()}))
 
 
+class Nothing:
+    """What is asked of a model before it is run: a vocabulary of 3, and no token for any text."""
+
+    config = SimpleNamespace(vocab_size=3)
+
+    @staticmethod
+    def encode(text):
+        return []
+
+
 def unaligned():
     """64 bytes that do not begin at a multiple of 64."""
     data = np.zeros(192, np.uint8)
@@ -90,8 +107,83 @@ def code_3(folder):
 
 MODEL = str(DATA / "llama-packed-bitlinear")
 BYTES = np.zeros(192, np.uint8)
+FLOATS = np.ones((1, 4), np.float32)
+
+def gemma(folder, **more):
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"), 4)
+    family({"model_type": "gemma3_text"}, "a").config({"num_attention_heads": 1, **sizes, **more})
+
+
+def without(library, trigger):
+    """Call while a library cannot be imported."""
+    before = {name: sys.modules.get(name) for name in (library, f"{library}.figure")}
+    sys.modules.update(dict.fromkeys(before))
+    try:
+        trigger()
+    finally:
+        for name, module in before.items():
+            sys.modules.pop(name)
+            if module is not None:
+                sys.modules[name] = module
+
+
+def not_in_cache(folder):
+    hub.fetch("somebody/a-model", cache_dir=folder, offline=True)
+
+
+@functools.cache
+def loaded():
+    return bitnet.load(MODEL, num_threads=1)
+
+
+def no_projections(folder):
+    tensors = {"model.norm.weight": ("F32", np.ones(4, np.float32))}
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"), 4)
+    config = {"model_type": "llama", "num_attention_heads": 1, "tie_word_embeddings": True, **sizes}
+    bitnet.quantize_checkpoint(write_folder(folder / "s", tensors, config), folder / "a")
+
 
 ROWS = [
+    ("_core/matmul.pyx", "KernelError.float_inputs",
+     lambda: bitnet.TernaryWeight.from_codes(np.ones((1, 4), np.int8), 1, "t5").matmul_float(FLOATS),
+     "packing 't5' cannot multiply floats as they are; use packing 'i2'"),
+    ("embedding.py", "ConfigurationError.choice", lambda: Pool("max", [1], 4),
+     "pooling is 'max'; it must be one of 'last', 'mean', 'cls'"),
+    ("embedding.py", "ConfigurationError.value", lambda: loaded().engine.embed(loaded().model, "text"),
+     "embed.texts is 'text'; it must be a list of texts"),
+    ("embedding.py", "InferenceError.empty_prompt",
+     lambda: embedded(loaded().engine, Nothing, [""], None, True, 1, None),
+     "the prompt has no tokens; give at least one"),
+    ("evaluation.py", "ConfigurationError.value",
+     lambda: bitnet.perplexity(loaded().engine, loaded().model, [1, 2], context=1),
+     "perplexity.context is 1; it must be a whole number from 2 to 128"),
+    ("evaluation.py", "InferenceError.too_short", lambda: bitnet.perplexity(loaded().engine, loaded().model, [1]),
+     "the text has 1 tokens; at least two are needed, one to predict the other"),
+    ("evaluation.py", "InferenceError.vocabularies",
+     lambda: bitnet.compare(loaded().engine, loaded().model, Nothing, [1, 2]),
+     "the vocabularies have 512 and 3 tokens; only models of one vocabulary can be compared"),
+    ("hub.py", "ConfigurationError.missing_library", lambda: without("huggingface_hub", lambda: hub.fetch("a/b")),
+     "'a/b' is no file or folder here, but may be an id of the Hub, which needs the library 'huggingface_hub': "
+     "pip install 'bitnet-runtime[hub]'"),
+    ("hub.py", "ModelLoadError.not_fetched", lambda: in_folder(not_in_cache),
+     "there is no file or folder 'somebody/a-model', and the Hub gives none (https://huggingface.co/somebody/a-model; "
+     "cache ...): it is not in the cache, and the Hub is not reached"),
+    ("quantization.py", "ConfigurationError.choice", lambda: bitnet.quantize_checkpoint(MODEL, "a", to="x"),
+     "to is 'x'; it must be one of 'bitnet', 'hugging_face', 'gguf'"),
+    ("quantization.py", "ModelLoadError.nothing_to_quantize", lambda: in_folder(no_projections),
+     "'.../s' has no projections of floats; there is nothing to quantise"),
+    ("quantization.py", "ConfigurationError.missing_library",
+     lambda: without("matplotlib", lambda: bitnet.plot_report([], "a.png")),
+     "a plot was asked for, which needs the library 'matplotlib': pip install 'bitnet-runtime[plot]'"),
+    ("models/gemma3_text.py", "ModelLoadError.unsupported", lambda: gemma(None, layer_types=["full"]),
+     "'config.json': layer_types is ['full']; it must be a list of 'full_attention' and 'sliding_attention'"),
+    ("models/gemma3_text.py", "ModelLoadError.unsupported",
+     lambda: gemma(None, rope_parameters={"full_attention": {"rope_type": "linear"}}),
+     "'config.json': rope_parameters.full_attention is {'rope_type': 'linear'}; it must be 'default'"),
+    ("models/gemma3_text.py", "ModelLoadError.unsupported", lambda: gemma(None, final_logit_softcapping=30.0),
+     "'config.json': final_logit_softcapping is 30.0; it must be absent, null or false"),
+    ("cli/session.py", "ModelLoadError.unreadable", lambda: read_text("/proc/none"),
+     "cannot read '/proc/none': No such file or directory"),
     ("formats/__init__.py", "ModelLoadError.unreadable", lambda: in_folder(a_socket),
      f"cannot read '.../model': {os.strerror(errno.ENXIO)}"),
     ("formats/gguf.py", "ConfigurationError.choice", lambda: open_checkpoint(I2_S, "x"),

@@ -193,5 +193,5 @@ ROWS = [
     ("model.py", "ModelLoadError.no_chat_template", lambda: loaded().chat_prompt([]),
      f"'{CHECKPOINT}' has no chat template; write the prompt as text"),
     ("models/__init__.py", "ModelLoadError.unknown_model", lambda: family({"model_type": "mistral"}, "model"),
-     "'model' is of model_type 'mistral'; known are 'bitnet', 'llama'"),
+     "'model' is of model_type 'mistral'; known are 'bitnet', 'gemma3_text', 'llama', 'qwen3'"),
 ]  # fmt: skip

@@ -124,7 +124,9 @@ def test_masters_are_quantised_as_they_are_loaded(tmp_path, rng):
         stored = bitnet.conversion._codes(found, "model.layers.0.mlp.up_proj")
         assert (stored.codes == codes).all()
         assert stored.scale == scale
-        assert found.info("model.norm.weight").dtype == "F16"  # others stay as they are
+        # Of one type, which holds all of them.
+        assert found.info("model.norm.weight").dtype == found.info("model.embed_tokens.weight").dtype == "BF16"
+        assert found.config["torch_dtype"] == "bfloat16"
 
 
 def groups(tmp_path, rng, scales, cols=256):

@@ -41,6 +41,7 @@ ARROWS = {
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
     "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.quant _core.packing "
+    "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
                     "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
@@ -66,17 +67,21 @@ ARROWS = {
     "debugging": "errors memory _core.program",
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
-    "bitnet": "errors config conversion quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
-    "engine": "errors config memory model sampling kv_cache _core.program",
-    "inspection": "errors formats models _core.builder",
+    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory engine "
+              "model inspection _bitnet_runtime",
+    "engine": "errors config embedding memory model sampling kv_cache _core.program",
+    "embedding": "errors kv_cache",
+    "evaluation": "errors kv_cache",
+    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "hub": "errors",
+    "inspection": "errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
-                  "model models tokenizer vocabulary _core.packing _core.quant",
+                  "hub model models tokenizer vocabulary _core.packing _core.quant",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "errors config weight chat checksums tokenizer formats formats.random models _core.head _core.memory "
-             "_core.packing "
-             "_core.quant _core.builder _core.program",
+    "model": "errors config weight chat checksums tokenizer hub formats formats.random models _core.head _core.memory "
+             "_core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",
@@ -90,7 +95,7 @@ ARROWS = {
 
 # At module level only these and the standard library: what else is installed is optional.
 REQUIRED = {"bitnet", "numpy"}
-OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
+OPTIONAL = ("huggingface_hub", "jinja2", "matplotlib", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
 CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",

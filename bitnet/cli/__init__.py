@@ -22,12 +22,15 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
+    "compare": "bitnet.cli.compare",
     "convert": "bitnet.cli.convert",
     "diagnose": "bitnet.cli.diagnose",
     "doctor": "bitnet.cli.doctor",
     "generate": "bitnet.cli.generate",
     "inspect": "bitnet.cli.inspect",
+    "perplexity": "bitnet.cli.perplexity",
     "profile": "bitnet.cli.profile",
+    "quantize": "bitnet.cli.quantize",
 }
 """Every subcommand, one or two words, and its module."""
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import bitnet
-from bitnet.errors import BitNetError, ConfigurationError
+from bitnet.errors import BitNetError, ConfigurationError, ModelLoadError
 
-__all__ = ["add_engine_arguments", "engine_config", "interruptible", "loading", "peak_rss_bytes", "refused"]
+__all__ = ["add_engine_arguments", "counting", "engine_config", "interruptible", "loading", "peak_rss_bytes",
+           "read_text", "refused"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="float16, float32 or int8 (default: float16)")
     parser.add_argument("--head-dtype", default="int8", metavar="NAME",
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
+    parser.add_argument("--activations", default="auto", metavar="NAME",
+                        help="what weights multiply: auto, int8, or float32 for activations as they are")
     parser.add_argument("--hidden-act", default="auto", metavar="NAME",
                         help="the gate's function, where a GGUF file means another than its architecture: relu2, silu")
     parser.add_argument("--i2s-layout", default="auto", metavar="NAME",
@@ -51,7 +54,7 @@ def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.E
     with refused(args):
         return bitnet.EngineConfig(
             num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype,
-            hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
+            activations=args.activations, hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
         )  # fmt: skip
 
 
@@ -99,6 +102,46 @@ def loading(is_quiet: bool = False, what: str = "loading") -> Iterator[Callable[
     finally:
         if is_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def counting(is_quiet: bool, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on standard error how many of something are done, while that is a terminal.
+
+    Parameters
+    ----------
+    is_quiet : bool
+    what : str
+        What is counted.
+
+    Yields
+    ------
+    callable
+        To be called with how many are done, and how many there are.
+    """
+    with loading(is_quiet, what) as show:
+        yield lambda done, total: show(done, total, f"{done:,} of {total:,}")
+
+
+def read_text(path: str) -> str:
+    """Read a text in UTF-8.
+
+    Parameters
+    ----------
+    path : str
+        - is standard input.
+
+    Returns
+    -------
+    str
+    """
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError.unreadable(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ file says is checked before it is believed; `base.py` has the checks that the re
 """
 
 import os
+from typing import Any
 
 from bitnet.errors import FormatError, ModelLoadError
 from bitnet.formats.base import Checkpoint, StoredTernary, TensorInfo
@@ -26,7 +27,7 @@ FORMATS = (PanelsCheckpoint, HuggingFaceCheckpoint, GGUFCheckpoint)  # in the or
 MAX_SHOWN = 6  # of the files that are there instead
 
 
-def open_checkpoint(path, i2s_layout="auto"):
+def open_checkpoint(path: Any, i2s_layout: str = "auto") -> Any:
     """Open the checkpoint at a path, for reading.
 
     Only headers are read; tensors stay in the files, which are mapped into memory, until they are asked for.

@@ -149,6 +149,8 @@ class Checkpoint(abc.ABC):
     notes : list of str
         What was decided although the files do not say it for certain: sentences for whoever loads the model. More may
         come while weights are read.
+    pooling : {"last", "mean", "cls", None}
+        How the vectors of a text's tokens become that of the text, where the files say it.
     activations : {"int8", "float32"}
         Which function the weights were made for: of activations rounded to 8 bits, or of activations as they are.
 
@@ -160,6 +162,7 @@ class Checkpoint(abc.ABC):
 
     format = ""
     activations = "int8"
+    pooling = None
     LOOKED_FOR = ""  # what `knows` wants to see, for the sentence that says it was not there
 
     def __init__(self, path):
@@ -170,6 +173,7 @@ class Checkpoint(abc.ABC):
         # tensor name -> an open file, which has `tensors` (name -> TensorInfo), `raw(name)`, `place(name)` and
         # `let_go()`
         self._files = {}
+        self._stored_names = {}  # names of tensors to those in the files, where they differ
         self._resources = contextlib.ExitStack()
 
     @classmethod
@@ -222,7 +226,7 @@ class Checkpoint(abc.ABC):
         if name not in self._files:
             close = difflib.get_close_matches(name, self._files, n=1)
             raise ModelLoadError.missing_tensor(self.path, name, close[0] if close else None)
-        return self._files[name].tensors[name]
+        return self._files[name].tensors[self._stored_names.get(name, name)]
 
     @abc.abstractmethod
     def matrix_shape(self, name):
@@ -253,7 +257,7 @@ class Checkpoint(abc.ABC):
             not be a multiple of the element's size, as files do not align tensors.
         """
         self.info(name)
-        return self._files[name].raw(name)
+        return self._files[name].raw(self._stored_names.get(name, name))
 
     def place(self, name):
         """Say where a tensor lies, for who wants to read parts of it without the mapping.
@@ -270,7 +274,7 @@ class Checkpoint(abc.ABC):
             Of the tensor's first byte in the file.
         """
         self.info(name)
-        return self._files[name].place(name)
+        return self._files[name].place(self._stored_names.get(name, name))
 
     def floats(self, name, rows=None):
         """Read a tensor of floats as float32.

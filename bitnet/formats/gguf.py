@@ -82,6 +82,7 @@ class GGUFCheckpoint(Checkpoint):
             self._name_tensors()
             self.config = said.config({name: tensor.shape for name, (_, tensor) in self._tensors.items()}, self.notes)
             self._read_tokenizer(said)
+            self.pooling = {1: "mean", 2: "cls", 3: "last"}.get(said.value("pooling_type", 0))
             self._resources = resources.pop_all()
 
     @classmethod

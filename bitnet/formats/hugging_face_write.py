@@ -15,6 +15,7 @@ import numpy as np
 from bitnet.formats.writing import (
     NUMPY,
     Entry,
+    is_float16,
     pack_quarters,
     storable,
     write_checksums,
@@ -24,14 +25,21 @@ from bitnet.formats.writing import (
 
 __all__ = ["packed_config", "write_packed_folder"]
 
+CHECKED = 1 << 22  # numbers looked at together
 
-def packed_config(config):
+
+TORCH = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+def packed_config(config, dtype):
     """The ``config.json`` of a packed folder.
 
     Parameters
     ----------
     config : dict
         That of the model, however its weights were stored.
+    dtype : {"BF16", "F16", "F32"}
+        Of everything that is not packed.
 
     Returns
     -------
@@ -40,7 +48,8 @@ def packed_config(config):
     stored = dict(config.get("quantization_config") or {})
     kept = {name: stored[name] for name in ("use_rms_norm", "rms_norm_eps") if name in stored}
     skipped = stored.get("modules_to_not_convert")
-    return {**config, "quantization_config": {
+    rest = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+    return {**rest, "torch_dtype": TORCH[dtype], "quantization_config": {
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline",
         "modules_to_not_convert": skipped, **kept,
     }}  # fmt: skip
@@ -68,10 +77,11 @@ def write_packed_folder(folder, config, items, files=None, progress=None):
         If a weight cannot be stored so: its rows are no multiple of 4, or it has several scales.
     """
     os.mkdir(folder)
-    entries = [entry for item in items for entry in _entries(item)]
+    dtype = _common_dtype([item for item in items if item.kind == "floats"])
+    entries = [entry for item in items for entry in _entries(item, dtype)]
     write_safetensors(os.path.join(folder, "model.safetensors"), entries, {"format": "pt"},
                       progress or (lambda done, total, name: None))  # fmt: skip
-    write_files(folder, {"config.json": packed_config(config), **(files or {})})
+    write_files(folder, {"config.json": packed_config(config, dtype), **(files or {})})
     write_checksums(folder)
 
 
@@ -85,11 +95,43 @@ def write_files(folder, files):
                 file.write(content)
 
 
-def _entries(item):
+def _common_dtype(items):
+    """The narrowest type that holds all numbers exactly: Transformers wants one for all."""
+    known = {item.dtype for item in items}
+    if len(known) == 1 and known != {"F32"}:
+        return known.pop()
+    fits = {"BF16": True, "F16": True}
+    for item in items:
+        bits = _float32(item.read(), item.dtype).reshape(-1)
+        for start in range(0, bits.size, CHECKED):
+            part = bits[start : start + CHECKED]
+            fits["BF16"] = fits["BF16"] and not (part.view(np.uint32) & 0xFFFF).any()
+            fits["F16"] = fits["F16"] and is_float16(part)
+        if not any(fits.values()):
+            break
+    return next((dtype for dtype, does in fits.items() if does), "F32")
+
+
+def _float32(array, dtype):
+    if dtype == "BF16":
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _as(array, dtype, wanted):
+    """Numbers in another type that holds them."""
+    if dtype == wanted:
+        return array
+    numbers = _float32(array, dtype)
+    if wanted == "BF16":
+        return (numbers.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return numbers.astype(NUMPY[wanted])
+
+
+def _entries(item, dtype):
     if item.kind == "floats":
-        itemsize = np.dtype(NUMPY[item.dtype]).itemsize
-        size = int(np.prod(item.shape, dtype=object)) * itemsize
-        return [Entry(item.name, item.dtype, item.shape, size, item.read)]
+        size = int(np.prod(item.shape, dtype=object)) * np.dtype(NUMPY[dtype]).itemsize
+        return [Entry(item.name, dtype, item.shape, size, lambda: _as(item.read(), item.dtype, dtype))]
     rows, cols = item.shape
     storable(rows % 4 == 0, item.name, f"it has {rows} rows, and four are packed into a byte")
     kept = {}

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from checkpoints import DATA
-from cli_checkpoints import TEMPLATE, changed_config, with_tokenizer
+from cli_checkpoints import KNOWN, TEMPLATE, changed_config, with_tokenizer
 
 import bitnet
 from bitnet.cli import main
@@ -99,7 +99,7 @@ def test_an_unknown_model_type(tmp_path, capsys):
     assert main(["generate", other, "hi"]) == 1
     output, complaints = capsys.readouterr()
     assert output == ""
-    assert complaints == f"bitnet: '{other}' is of model_type 'mamba'; known are 'bitnet', 'llama'\n"
+    assert complaints == f"bitnet: '{other}' is of model_type 'mamba'; known are {KNOWN}\n"
 
 
 @pytest.mark.parametrize(
