@@ -102,7 +102,8 @@ def _tensor(checkpoint, name, survey, problems):
     info, layer = checkpoint.info(name), name.removesuffix(".weight")
     kind, scale, shape = OTHER, None, info.shape
     try:
-        if name.endswith(".weight") and len(info.shape) == 2 and checkpoint.is_quantized(layer):
+        is_matrix = name.endswith(".weight") and len(checkpoint.matrix_shape(layer)) == 2
+        if is_matrix and checkpoint.is_quantized(layer):
             shape = checkpoint.matrix_shape(layer)
             stored = checkpoint.ternary(layer)
             kind = MASTERS if stored.kind == "masters" else PACKED
@@ -159,11 +160,11 @@ class _Survey:
         rows = {"q_proj": c.num_attention_heads * c.head_dim, "k_proj": c.num_key_value_heads * c.head_dim,
                 "v_proj": c.num_key_value_heads * c.head_dim, "gate_proj": c.intermediate_size,
                 "up_proj": c.intermediate_size}.get(name.rpartition(".")[2], c.hidden_size)  # fmt: skip
-        shape = self._shape(f"{name}.weight", (rows, 0))
-        if len(shape) != 2 or f"{name}.weight" not in self.checkpoint:
+        self._shape(f"{name}.weight", ())
+        if f"{name}.weight" not in self.checkpoint or len(self.checkpoint.matrix_shape(name)) != 2:
             return rows, 0
         scale = f"{name}.weight_scale"
-        if scale in self.checkpoint or self.checkpoint.info(f"{name}.weight").dtype == "U8":
+        if scale in self.checkpoint or self.checkpoint.info(f"{name}.weight").dtype == "U8":  # which needs one
             self._shape(scale, ())
         return self.checkpoint.matrix_shape(name)
 
@@ -172,6 +173,9 @@ class _Survey:
         return self._matrix(self._table), "float32"
 
     def head(self, name):
+        for part in (f"{name}.weight_int8", f"{name}.weight_int8_scale"):
+            if part in self.checkpoint:
+                self.used.add(part)
         own = f"{name}.weight"
         return self._matrix(own if own in self.checkpoint else self._table), "float32"
 

@@ -175,6 +175,15 @@ def test_weights_are_used_where_they_are_mapped(tmp_path):
     assert together.packed_bytes.sum() > 0  # the mapping lives as long as what is in it
 
 
+@pytest.mark.parametrize("way", ["bitnet", "bitnet-t5", "hugging_face", "I2_S"])
+def test_what_is_written_is_inspected(tmp_path, way):
+    converted(DATA / "bitnet-packed-auto", tmp_path / "a", **WAYS[way])
+    found = bitnet.inspect_checkpoint(tmp_path / "a")
+    assert (found["problems"], found["missing"], found["unused"], found["loads"]) == ([], [], [], True)
+    assert found["totals"]["ternary_parameters"] == 4 * 786432
+    assert found["scales"]["count"] == 28
+
+
 def test_a_file_that_says_something_else_of_its_weights_is_refused(tmp_path):
     converted(DATA / "llama-packed-bitlinear", tmp_path / "a")
     path = tmp_path / "a" / "model.safetensors"
