@@ -150,8 +150,7 @@ def test_defaults():
     }  # fmt: skip
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
-        "verify": None,
-        "activations": "auto", "hidden_act": "auto", "i2s_layout": "auto",
+        "verify": None, "activations": "auto", "hidden_act": "auto", "i2s_layout": "auto",
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,

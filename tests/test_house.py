@@ -40,8 +40,7 @@ ARROWS = {
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
-    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.quant _core.packing "
-    "_core.matmul": "errors _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
+    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
                     "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
@@ -52,7 +51,8 @@ ARROWS = {
                      "_core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
-    "errors": "_errors",
+    "_load_errors": "_errors",
+    "errors": "_errors _load_errors",
     "_checks": "errors",
     "config": "errors _checks",
     "quant": "errors config _core.arrays _core.quant",
@@ -67,8 +67,8 @@ ARROWS = {
     "debugging": "errors memory _core.program",
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
-    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory engine "
-              "model inspection _bitnet_runtime",
+    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
+              "engine model inspection _bitnet_runtime",
     "engine": "errors config embedding memory model sampling kv_cache _core.program",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",

@@ -21,20 +21,8 @@ from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
-from bitnet._core.operations cimport (
-    ATTEND,
-    EMBED,
-    GATE,
-    HEAD,
-    LINEAR,
-    NORM,
-    ROPE,
-    Kind,
-    Operation,
-    Run,
-    Shape,
-    operate,
-)
+from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
+from bitnet._core.operations cimport operate
 from bitnet._core.ops cimport (
     OPS_BFLOAT16,
     OPS_BLOCK,
