@@ -5,7 +5,11 @@ The map, from here to the instruction::
     bitnet.load, InferenceEngine  engine.py             load, generate, stream, logits
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
-        │                       formats/                bytes in files          tokenizer.py  sampling.py  kv_cache.py
+        │                       formats/                bytes in files: hugging_face.py, gguf.py
+        │                       tokenizer.py  vocabulary.py  chat.py  sampling.py  kv_cache.py
+    bitnet.convert              conversion.py           a checkpoint in another format
+    bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
+    bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
@@ -31,17 +35,20 @@ The map, from here to the instruction::
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
+from bitnet.conversion import convert
 from bitnet.debugging import debug, debug_trace, time_operation
 from bitnet.debugging import start_from_environment as _start_from_environment
 from bitnet.diagnosis import Diagnosis, diagnose
 from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
+from bitnet.evaluation import compare, perplexity
 from bitnet.inspection import inspect_checkpoint
 from bitnet.memory import HybridMemoryPool, LeakReport, MemoryHandle, MemoryStats
 from bitnet.model import Model, random_model
 from bitnet.profiling import Profile, profile
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
+from bitnet.quantization import plot_report, quantize_checkpoint
 from bitnet.weight import TernaryWeight
 
 __version__ = "0.1.0"
@@ -65,14 +72,19 @@ __all__ = [
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "compare",
+    "convert",
     "debug",
     "debug_trace",
     "dequantize",
     "diagnose",
     "inspect_checkpoint",
     "load",
+    "perplexity",
+    "plot_report",
     "profile",
     "quantize_activations",
+    "quantize_checkpoint",
     "quantize_weights",
     "random_model",
     "time_operation",

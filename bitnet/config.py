@@ -23,6 +23,8 @@ __all__ = ["EngineConfig", "GenerationConfig", "MemoryPoolConfig", "ModelConfig"
 
 SIZES = range(1, 2**31)  # beyond any model, and within what a signed 32-bit integer holds, as token ids are
 
+GATES = ("relu2", "silu", "gelu", "gelu_pytorch_tanh")
+
 # Keys of a config.json that say nothing about the function the model computes here: who wrote the file, how the model
 # was trained, what Transformers returns. Batches are ragged, so nothing is padded.
 BOOKKEEPING = frozenset({
@@ -129,7 +131,7 @@ class ModelConfig(Config):
         if not isinstance(self.model_type, str) or not self.model_type:
             raise self._refused("model_type", "the name of a family, such as 'bitnet'")
         self._strings("architectures", "a class name or a list of them")
-        self._choice("hidden_act", ("relu2", "silu", "gelu", "gelu_pytorch_tanh"))
+        self._choice("hidden_act", GATES)
         self._whole("bos_token_id", range(self.vocab_size), or_none=True)
         self._token_ids("eos_token_id", range(self.vocab_size), none=())
         if not isinstance(self.extra, Mapping) or not is_json(self.extra):
@@ -244,11 +246,20 @@ class EngineConfig(Config):
     verify : {None, "load"}
         Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
         are any, and keeps them for ``model.verify()``. It reads the files a second time.
+    activations : {"auto", "int8", "float32"}
+        What ternary weights multiply: activations rounded to 8 bits for each token, as BitNet models are trained, or as
+        they are, as of TriLM. "auto" takes what the checkpoint was made for, as far as that shows.
+    hidden_act : {"auto", "relu2", "silu", "gelu", "gelu_pytorch_tanh"}
+        The gate's function; "auto" takes what the checkpoint says. A GGUF file does not say it, its architecture does.
+    i2s_layout : {"auto", "x86", "arm", "rows4"}
+        The layout of I2_S weights in a GGUF file, which the file does not say; "auto" detects it where weights tell.
     """
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
+        activations="activation_dtype act_dtype", hidden_act="activation activation_function hidden_activation",
+        i2s_layout="i2_s_layout",
     )  # fmt: skip
 
     device: str = "auto"
@@ -257,6 +268,9 @@ class EngineConfig(Config):
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
     verify: str | None = None
+    activations: str = "auto"
+    hidden_act: str = "auto"
+    i2s_layout: str = "auto"
 
     def __post_init__(self) -> None:
         self._choice("device", ("auto", "cpu"))
@@ -266,6 +280,9 @@ class EngineConfig(Config):
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
         if self.verify is not None:
             self._choice("verify", ("load",))
+        self._choice("activations", ("auto", "int8", "float32"))
+        self._choice("hidden_act", ("auto", *GATES))
+        self._choice("i2s_layout", ("auto", "x86", "arm", "rows4"))
 
 
 @checks_names

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bitnet._core.program import Execution
 from bitnet.config import EngineConfig, GenerationConfig
+from bitnet.embedding import embedded
 from bitnet.errors import ErrorContext, InferenceError
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.memory import MemoryReport, memory_report
@@ -132,7 +133,7 @@ class InferenceEngine:
         Parameters
         ----------
         path : str, optional
-            A Hugging Face folder; by default the model that comes with the package.
+            A Hugging Face folder, or a GGUF file; by default the model that comes with the package.
         progress : callable, optional
             Called as ``progress(done_bytes, total_bytes, name)``.
 
@@ -197,6 +198,44 @@ class InferenceEngine:
                 for sequence in sequences:
                     sequence.close()
 
+    def embed(
+        self,
+        model: Model,
+        texts: Iterable[str],
+        *,
+        pooling: str | None = None,
+        normalize: bool = True,
+        batch_size: int = 32,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Make a vector of each text.
+
+        Parameters
+        ----------
+        model : Model
+            One that was trained for it, as BitNet-embedding; others give vectors that mean little.
+        texts : list of str
+        pooling : {"last", "mean", "cls"}, optional
+            By default that of the model.
+        normalize : bool, optional
+            Whether each vector has length 1.
+        batch_size : int, optional
+            Texts that are run together.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in texts.
+
+        Returns
+        -------
+        ndarray of float32, shape (texts, hidden_size)
+            Of each text as if it were alone, bit for bit.
+
+        Raises
+        ------
+        InferenceError
+            If a text has more tokens than the context holds.
+        """
+        return embedded(self, model, texts, pooling, normalize, batch_size, progress)
+
     def generate(self, model: Model, prompt: Prompt, config: GenerationConfig | None = None) -> Completion:
         """Go on from a prompt.
 
@@ -253,9 +292,9 @@ class InferenceEngine:
                 self._states[model] = (execution, KVCache(model.program.page_bytes))
             yield self._states[model]
 
-    def _logits(self, execution, sequences, ids, last_only, cancels):
+    def _logits(self, execution, sequences, ids, last_only, cancels, pool=None):
         """Run the tokens of some sequences, in runs of as many tokens as fit; unless `cancel` has been called since it
-        had been called `cancels` times."""
+        had been called `cancels` times. With a `pool` that takes the vectors of tokens, there are no logits."""
         found = [[] for _ in ids]
         todo = [(number, at) for number, tokens in enumerate(ids) for at in range(len(tokens))]
         context = execution.program.context
@@ -266,6 +305,7 @@ class InferenceEngine:
         for start in range(0, len(todo), execution.max_tokens):
             part = todo[start : start + execution.max_tokens]
             wanted = [i for i, (number, at) in enumerate(part) if not last_only or at == len(ids[number]) - 1]
+            wanted = [] if pool is not None else wanted
             execution.forget_cancel()
             if self._cancels != cancels:  # after this the flag of `execution` tells
                 raise InferenceError.cancelled(execution.program.names[0])
@@ -276,10 +316,15 @@ class InferenceEngine:
                 [sequence.table for sequence in sequences],
                 np.array(wanted, np.int32), self.config.num_threads,
             )  # fmt: skip
+            if pool is not None:
+                for (number, at), row in zip(part, execution.last_hidden(len(part)), strict=True):
+                    pool.add(number, at, row)
             for i, row in zip(wanted, logits, strict=True):
                 found[part[i][0]].append(row)
         for sequence, tokens in zip(sequences, ids, strict=True):
             sequence.length += len(tokens)
+        if pool is not None:
+            return []
         return [rows[-1] if last_only else np.stack(rows) for rows in found]
 
 
@@ -384,6 +429,35 @@ class LoadedModel:
         """Go on from a prompt, piece by piece."""
         return self.engine.stream(self.model, prompt, self._config(config, settings))
 
+    def encode(
+        self,
+        sentences: str | ListOf[str],
+        *,
+        prompt: str = "",
+        batch_size: int = 32,
+        normalize_embeddings: bool = True,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Make vectors of texts, as sentence-transformers' method of this name does.
+
+        Parameters
+        ----------
+        sentences : str or list of str
+        prompt : str, optional
+            An instruction that is put in front of each, as models want it of queries.
+        batch_size, progress
+            As of `InferenceEngine.embed`.
+        normalize_embeddings : bool, optional
+            Whether each vector has length 1.
+
+        Returns
+        -------
+        ndarray of float32, shape (texts, hidden_size), or (hidden_size,) of one text
+        """
+        texts = [sentences] if isinstance(sentences, str) else sentences
+        found = embedded(self.engine, self.model, texts, None, normalize_embeddings, batch_size, progress, prompt)
+        return found[0] if isinstance(sentences, str) else found
+
     def infer(self, tokens: Prompt, *, last_only: bool = False) -> Logits:
         """Compute the logits of one sequence."""
         return self.engine.infer(self.model, tokens, last_only=last_only)
@@ -408,7 +482,7 @@ def load(
     Parameters
     ----------
     path : str, optional
-        A Hugging Face folder; by default the model that comes with the package.
+        A Hugging Face folder, or a GGUF file; by default the model that comes with the package.
     config : EngineConfig, optional
     **settings
         Of `EngineConfig`.

@@ -9,15 +9,17 @@ constructors below, from *facts*; the constructor writes the sentence and keeps 
 A message says what was being done and to which thing, what was found, what was needed, and what to do
 when there is something to do.
 
-This module imports nothing of ours but its own root, `bitnet._errors`: everything else may import it.
+This module imports nothing of ours but its own root, `bitnet._errors`, and its part about files, `bitnet._load_errors`:
+everything else may import it.
 """
 
 import builtins
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, SupportsFloat
 
-from bitnet._errors import BRIEF, BitNetError, ErrorContext, bytes_text, index_text, listed, number_text, shape_text
+from bitnet._errors import BitNetError, ErrorContext, bytes_text, index_text, listed, number_text, shape_text
+from bitnet._load_errors import FormatError, ModelLoadError
 
 __all__ = [
     "BitNetError",
@@ -36,6 +38,7 @@ __all__ = [
 
 # Where users find them, and tracebacks and pickles name them.
 BitNetError.__module__ = ErrorContext.__module__ = __name__
+FormatError.__module__ = ModelLoadError.__module__ = __name__
 
 
 class ConfigurationError(BitNetError, ValueError):
@@ -86,6 +89,12 @@ class ConfigurationError(BitNetError, ValueError):
         else:
             sentence = f"{source} is '{got}', which names no instruction set; this CPU can run {can}"
         return cls(sentence, source=source, got=got, possible=tuple(possible), known=tuple(known))
+
+    @classmethod
+    def missing_library(cls, library: str, extra: str, why: str) -> Self:
+        """A library that is not installed; `extra` is the one of this distribution that brings it."""
+        return cls(f"{why}, which needs the library '{library}': pip install 'bitnet-runtime[{extra}]'",
+                   library=library, extra=extra, why=why)
 
     @classmethod
     def thread_count(cls, source: str, got: Any, limit: int) -> Self:
@@ -245,6 +254,11 @@ class KernelError(BitNetError, RuntimeError):
         return cls(f"no packing is known as {got!r} (known: {', '.join(known)})", got=got, known=tuple(known))
 
     @classmethod
+    def float_inputs(cls, packing: str) -> Self:
+        """A packing whose kernels take integers only."""
+        return cls(f"packing '{packing}' cannot multiply floats as they are; use packing 'i2'", packing=packing)
+
+    @classmethod
     def group_scales(cls, packing: str, group_size: int, tile_cols: int, fitting: str) -> Self:
         """A packing whose tiles straddle the groups of columns that have a scale of their own."""
         return cls(
@@ -354,105 +368,6 @@ class DeviceError(BitNetError, RuntimeError):
                    library=library, extra=extra)
 
 
-class FormatError(BitNetError, ValueError):
-    """A file's bytes are not what its format demands."""
-
-    @classmethod
-    def value(cls, file: Any, what: str, got: Any, needed: str) -> Self:
-        """Something in a file is not what its format, or the reader, needs."""
-        return cls(f"'{file}': {what} is {BRIEF.repr(got)}; it must be {needed}",
-                   file=file, what=what, got=got, needed=needed)
-
-    @classmethod
-    def not_json(cls, file: Any, what: str, reason: Any) -> Self:
-        """Bytes that should be JSON."""
-        return cls(f"'{file}': {what} is not JSON ({reason}); the file is damaged: get it again",
-                   file=file, what=what, reason=reason)
-
-    @classmethod
-    def unknown(cls, path: Any, looked_for: Sequence[str], there: Sequence[str]) -> Self:
-        """A path at which no format recognises anything; `there` is what the folder has instead."""
-        instead = f"; there is {listed(there)}" if there else ""
-        return cls(f"'{path}' is no checkpoint of a known format; looked for {' or '.join(looked_for)}{instead}",
-                   path=path, looked_for=tuple(looked_for), there=tuple(there))
-
-    @classmethod
-    def tokenizer(cls, file: str, reason: str) -> Self:
-        """What the tokenizers library does not take."""
-        return cls(f"'{file}' is not what the library 'tokenizers' reads: {reason}", file=file, reason=reason)
-
-    @classmethod
-    def template(cls, line: int | None, reason: str) -> Self:
-        """A chat template that cannot be read or rendered; `line` is None where nobody knows."""
-        at = f" at line {line}" if line else ""
-        return cls(f"the chat template fails{at}: {reason}", line=line, reason=reason)
-
-
-class ModelLoadError(BitNetError, RuntimeError):
-    """A checkpoint cannot become a model."""
-
-    @classmethod
-    def unsupported(cls, path: Any, name: str, value: Any, needed: str) -> Self:
-        """A configuration that asks for another function than is computed here."""
-        return cls(f"'{path}': {name} is {BRIEF.repr(value)}; it must be {needed}", path=path, name=name, value=value,
-                   needed=needed)
-
-    @classmethod
-    def no_tokenizer(cls, path: Any) -> Self:
-        """Text for a checkpoint that has only a model."""
-        return cls(f"'{path}' has no tokenizer.json; give token ids instead of text", path=path)
-
-    @classmethod
-    def no_chat_template(cls, path: Any) -> Self:
-        """A conversation for a checkpoint that does not say how to write one."""
-        return cls(f"'{path}' has no chat template; write the prompt as text", path=path)
-
-    @classmethod
-    def unknown_model(cls, path: Any, name: str, known: Iterable[str]) -> Self:
-        """A model_type nobody has written."""
-        return cls(f"'{path}' is of model_type {name!r}; known are {listed(known)}", path=path, name=name,
-                   known=tuple(known))
-
-    @classmethod
-    def generation_config(cls, path: Any, reason: str) -> Self:
-        """Defaults for generating that cannot be used; `reason` is the sentence of the ConfigurationError."""
-        return cls(f"the generation_config.json of '{path}' cannot be used: {reason}", path=path, reason=reason)
-
-    @classmethod
-    def shape(cls, name: str, needed: Sequence[int], got: Sequence[int]) -> Self:
-        """A tensor that contradicts the configuration."""
-        return cls(f"'{name}' has shape {shape_text(got)}; the configuration needs {shape_text(needed)}",
-                   name=name, needed=tuple(needed), got=tuple(got))
-
-    @classmethod
-    def unreadable(cls, path: Any, reason: Any) -> Self:
-        """The operating system gives no file or folder."""
-        return cls(f"cannot read '{path}': {reason}", path=path, reason=reason)
-
-    @classmethod
-    def changed(cls, path: Any, name: str, where: str) -> Self:
-        """A tensor whose bytes are not those that a checksum was made of; `where` is "the file" or "memory"."""
-        return cls(f"'{path}': the bytes of '{name}' in {where} have changed: their checksum differs",
-                   path=path, name=name, where=where)
-
-    @classmethod
-    def no_checksums(cls, path: Any) -> Self:
-        """A check of a model of which no checksums were made."""
-        return cls(f"'{path}' was loaded without checksums; load it with verify='load'", path=path)
-
-    @classmethod
-    def missing_tensor(cls, path: Any, name: str, close: str | None = None) -> Self:
-        """A tensor that is not in the checkpoint; `close` is one there with a similar name."""
-        advice = f"; did you mean '{close}'" if close else ""
-        return cls(f"'{path}' has no tensor '{name}'{advice}", path=path, name=name, close=close)
-
-    @classmethod
-    def not_bitnet(cls, path: Any, name: str, dtype: Any, reason: Any) -> Self:
-        """A layer that nothing says to be ternary."""
-        return cls(f"not a BitNet checkpoint: '{name}' in '{path}' is {dtype}, and {reason}",
-                   path=path, name=name, dtype=dtype, reason=reason)
-
-
 class InferenceError(BitNetError, RuntimeError):
     """A model cannot be run on what it was given."""
 
@@ -478,6 +393,17 @@ class InferenceError(BitNetError, RuntimeError):
         """Something that is no list of token ids."""
         return cls("a prompt must be text or a list of token ids, one after the other",
                    got=type(got).__name__)
+
+    @classmethod
+    def too_short(cls, got: int) -> Self:
+        """A text that predicts nothing."""
+        return cls(f"the text has {got} tokens; at least two are needed, one to predict the other", got=got)
+
+    @classmethod
+    def vocabularies(cls, first: int, second: int) -> Self:
+        """Two models whose tokens are not the same."""
+        return cls(f"the vocabularies have {first} and {second} tokens; only models of one vocabulary can be compared",
+                   first=first, second=second)
 
     @classmethod
     def empty_prompt(cls) -> Self:

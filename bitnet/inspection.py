@@ -14,6 +14,7 @@ from bitnet._core.builder import Builder
 from bitnet.assets import BUNDLED
 from bitnet.errors import BitNetError
 from bitnet.formats import open_checkpoint
+from bitnet.hub import local_path
 from bitnet.models import family
 
 __all__ = ["inspect_checkpoint"]
@@ -27,18 +28,19 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
     Parameters
     ----------
     path : str, optional
-        A Hugging Face folder; by default the model that comes with the package.
+        A Hugging Face folder, or a GGUF file; by default the model that comes with the package.
 
     Returns
     -------
     dict
         What JSON can hold: ``path``, ``format``, ``model_type``, ``architectures``; ``config``, the fields of
         `ModelConfig`, or None where it cannot be read; ``tensors``, a list of ``name``, ``dtype``, ``shape``,
-        ``bytes``, ``kind``, ``parameters``, ``scale`` (of a packed weight: what a code of 1 stands for; else None) and
-        ``used`` (None where the family is not known); ``totals`` of ``tensors``, ``bytes``, ``parameters`` and
-        ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max`` of the packed weights'
-        scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they are there;
-        ``missing`` and ``unused``, names of tensors; ``problems``, sentences; and ``loads``, whether there are none.
+        ``bytes``, ``kind``, ``parameters``, ``scale`` (of a packed weight: what a code of 1 stands for; the mean where
+        it has several; else None) and ``used`` (None where the family is not known); ``totals`` of ``tensors``,
+        ``bytes``, ``parameters`` and ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max``
+        of the packed weights' scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they
+        are there; ``missing`` and ``unused``, names of tensors; ``problems``, sentences; ``notes``, what was decided
+        although the files do not say it for certain; and ``loads``, whether there are no problems.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
     ModelLoadError
         If there is nothing, or it cannot be read.
     """
-    with open_checkpoint(BUNDLED if path is None else path) as checkpoint:
+    with open_checkpoint(BUNDLED if path is None else local_path(path)) as checkpoint:
         problems: list[str] = []
         survey = _surveyed(checkpoint, problems)
         tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]
@@ -71,6 +73,7 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
             "missing": missing,
             "unused": [one["name"] for one in tensors if one["used"] is False],
             "problems": problems,
+            "notes": list(checkpoint.notes),
             "loads": not problems and not missing,
         }  # fmt: skip
 
@@ -98,17 +101,20 @@ def _surveyed(checkpoint, problems):
 
 def _tensor(checkpoint, name, survey, problems):
     info, layer = checkpoint.info(name), name.removesuffix(".weight")
-    kind, scale = OTHER, None
+    kind, scale, shape = OTHER, None, info.shape
     try:
-        if name.endswith(".weight") and len(info.shape) == 2 and checkpoint.is_quantized(layer):
-            kind = PACKED if info.dtype == "U8" else MASTERS
-            scale = checkpoint.ternary(layer).scale
+        is_matrix = name.endswith(".weight") and len(checkpoint.matrix_shape(layer)) == 2
+        if is_matrix and checkpoint.is_quantized(layer):
+            shape = checkpoint.matrix_shape(layer)
+            stored = checkpoint.ternary(layer)
+            kind = MASTERS if stored.kind == "masters" else PACKED
+            scale = None if stored.scale is None else float(np.mean(stored.scale))
     except BitNetError as error:
         problems.append(str(error))
-    count = 0 if name.endswith(".weight_scale") else int(np.prod(info.shape, dtype=object))
+    count = 0 if name.endswith(".weight_scale") else int(np.prod(shape, dtype=object))
     return {
         "name": name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes, "kind": kind,
-        "parameters": count * (4 if kind == PACKED else 1), "scale": scale,
+        "parameters": count, "scale": scale,
         "used": None if survey is None else name in survey.used,
     }  # fmt: skip
 
@@ -142,8 +148,8 @@ class _Survey:
         return np.broadcast_to(np.float32(1), self._shape(name, (1,)))
 
     def own_norm(self, name):
-        gain = f"{name}.rms_norm.weight"
-        return (self.floats(gain), 1e-6) if gain in self.checkpoint else None
+        gain = next((one for one in (f"{name}.norm.weight", f"{name}.rms_norm.weight") if one in self.checkpoint), None)
+        return (self.floats(gain), 1e-6) if gain is not None else None
 
     def packed(self, name):
         rows, cols = self._layer(name)
@@ -155,19 +161,22 @@ class _Survey:
         rows = {"q_proj": c.num_attention_heads * c.head_dim, "k_proj": c.num_key_value_heads * c.head_dim,
                 "v_proj": c.num_key_value_heads * c.head_dim, "gate_proj": c.intermediate_size,
                 "up_proj": c.intermediate_size}.get(name.rpartition(".")[2], c.hidden_size)  # fmt: skip
-        shape = self._shape(f"{name}.weight", (rows, 0))
-        if len(shape) != 2 or f"{name}.weight" not in self.checkpoint:
+        self._shape(f"{name}.weight", ())
+        if f"{name}.weight" not in self.checkpoint or len(self.checkpoint.matrix_shape(name)) != 2:
             return rows, 0
-        if self.checkpoint.info(f"{name}.weight").dtype != "U8":
-            return shape
-        self._shape(f"{name}.weight_scale", ())
-        return 4 * shape[0], shape[1]
+        scale = f"{name}.weight_scale"
+        if scale in self.checkpoint or self.checkpoint.info(f"{name}.weight").dtype == "U8":  # which needs one
+            self._shape(scale, ())
+        return self.checkpoint.matrix_shape(name)
 
     def embedding(self, name):
         self._table = f"{name}.weight"
         return self._matrix(self._table), "float32"
 
     def head(self, name):
+        for part in (f"{name}.weight_int8", f"{name}.weight_int8_scale"):
+            if part in self.checkpoint:
+                self.used.add(part)
         own = f"{name}.weight"
         return self._matrix(own if own in self.checkpoint else self._table), "float32"
 

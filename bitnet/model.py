@@ -4,6 +4,7 @@ Here formats and model families meet: `load` reads a checkpoint's tensors as a f
 """
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +19,10 @@ from bitnet.assets import BUNDLED
 from bitnet.chat import ChatTemplate
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
-from bitnet.errors import ConfigurationError, InferenceError, ModelLoadError
+from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.random import RandomCheckpoint
+from bitnet.hub import local_path
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.weight import choose_packing
@@ -41,6 +43,8 @@ class Model:
         With which it was loaded: how its cache and its head are stored.
     weight_bytes : int
         Bytes of packed ternary weights.
+    pooling : {"last", "mean", "cls"}
+        How the vectors of a text's tokens become that of the text.
     generation_config : GenerationConfig
         How the checkpoint wants to be used: the defaults of `generate` and `stream`.
     """
@@ -53,6 +57,7 @@ class Model:
         self._ends = checkpoint.generation_config.get("eos_token_id")
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
+        self.pooling = checkpoint.pooling or "last"
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -151,6 +156,13 @@ def _generation_config(checkpoint):
 def _tokenizer(checkpoint, config):
     if checkpoint.tokenizer_path is None:
         return None
+    if checkpoint.format == "gguf":
+        try:
+            return Tokenizer.from_metadata(checkpoint.metadata, checkpoint.tokenizer_path,
+                                           eos_token_ids=config.eos_token_id or ())  # fmt: skip
+        except FormatError as error:  # a vocabulary that nobody can use is no reason not to run on token ids
+            checkpoint.notes.append(f"without a tokenizer: {error}")
+            return None
     return Tokenizer.from_file(
         checkpoint.tokenizer_path, bos_token_id=config.bos_token_id,
         add_bos=checkpoint.tokenizer_config.get("add_bos_token"), eos_token_ids=config.eos_token_id or (),
@@ -182,7 +194,10 @@ class _Weights:
     def __init__(self, checkpoint, config, engine_config, progress):
         self.checkpoint, self.config, self.engine_config = checkpoint, config, engine_config
         self.weight_bytes = 0
-        self._packing = packing_of(config, engine_config)
+        wanted = engine_config.activations
+        self.activations = checkpoint.activations if wanted == "auto" else wanted
+        # The kernels that take floats as they are know one packing.
+        self._packing = "i2" if self.activations == "float32" else packing_of(config, engine_config)
         self._progress = progress or (lambda done, total, name: None)
         self._done, self._total = 0, sum(checkpoint.info(name).nbytes for name in checkpoint.names())
         self._table = None
@@ -197,8 +212,10 @@ class _Weights:
         return self.checkpoint.floats(name)
 
     def own_norm(self, name):
-        gain = f"{name}.rms_norm.weight"
         stored = self.config.extra.get("quantization_config") or {}
+        if f"{name}.norm.weight" in self.checkpoint:  # of BitNet-embedding
+            return self.checkpoint.floats(f"{name}.norm.weight"), self.config.rms_norm_eps
+        gain = f"{name}.rms_norm.weight"
         if gain not in self.checkpoint and not stored.get("use_rms_norm", False):
             return None
         return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
@@ -208,6 +225,15 @@ class _Weights:
         stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
         if stored.kind == "packed":
             weight = packing.pack_hugging_face_bytes(stored.data, stored.scale, self._packing, threads)
+        elif stored.kind == "codes":
+            kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
+            weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
+        elif stored.kind == "panels" and (stored.packing == "i2" or self.activations == "int8"):
+            weight = packing.view_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing,
+                                               stored.group_size)  # fmt: skip
+        elif stored.kind == "panels":
+            weight = packing.from_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing)
+            weight = packing.pack_codes(weight.unpack(), stored.scale, "i2", None, threads)
         else:
             masters = stored.floats()
             s = quant.reciprocal_scales(masters, num_threads=threads)
@@ -234,6 +260,10 @@ class _Weights:
         # In the core's memory, for its huge pages: a step reads all of it.
         if wanted == "int8":
             stored = Int8Rows(*shape)
+            if f"{name}.weight_int8" in self.checkpoint:  # quantised already
+                rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
+                stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
+                return stored, wanted
         else:
             dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
             block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
@@ -257,7 +287,8 @@ def load_model(path: Any = None, engine_config: EngineConfig | None = None, prog
     Parameters
     ----------
     path : str, optional
-        A Hugging Face folder; by default the model that comes with the package.
+        A Hugging Face folder, a GGUF file, or an id of the Hugging Face Hub; by default the model that comes with the
+        package.
     engine_config : EngineConfig, optional
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
@@ -271,7 +302,9 @@ def load_model(path: Any = None, engine_config: EngineConfig | None = None, prog
     FormatError, ModelLoadError
         If it is damaged, or no model that is known.
     """
-    return _loaded(open_checkpoint(BUNDLED if path is None else path), engine_config or EngineConfig(), progress)
+    engine_config = engine_config or EngineConfig()
+    path = BUNDLED if path is None else local_path(path)
+    return _loaded(open_checkpoint(path, engine_config.i2s_layout), engine_config, progress)
 
 
 def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
@@ -324,6 +357,11 @@ def _loaded(checkpoint, engine_config, progress):
         on_error.callback(checkpoint.close)
         module = family(checkpoint.config, checkpoint.path)
         config = module.config(checkpoint.config)
+        has_head = "lm_head.weight" in checkpoint
+        if not has_head and not config.tie_word_embeddings and getattr(module, "TIES_WITHOUT_HEAD", False):
+            config = config.replace(tie_word_embeddings=True)
+        if engine_config.hidden_act != "auto":
+            config = config.replace(hidden_act=engine_config.hidden_act)
         _refuse_what_is_not_computed(checkpoint, config)
         weights = _Weights(checkpoint, config, engine_config, progress)
         builder = Builder(weights, config)
@@ -331,4 +369,7 @@ def _loaded(checkpoint, engine_config, progress):
         program = Program(builder, engine_config.kv_dtype)
         checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
-    return Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    for note in checkpoint.notes:
+        warnings.warn(f"'{checkpoint.path}': {note}", stacklevel=2)
+    return model

@@ -1,4 +1,6 @@
-"""Text to token ids and back, by a ``tokenizer.json`` of the `tokenizers` library; and back in pieces, as they come.
+"""Text to token ids and back, by the `tokenizers` library; and back in pieces, as they come.
+
+The vocabulary is a ``tokenizer.json``, or that of a GGUF file (``vocabulary.py``).
 
 A token is often less than a character: byte-level vocabularies cut an emoji into up to four of them. A `StreamDecoder`
 gives text only once it cannot change any more, and all its pieces together are `Tokenizer.decode` of all the ids.
@@ -8,10 +10,10 @@ import codecs
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
 
-from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
+from bitnet.errors import BitNetError, ConfigurationError, FormatError, InferenceError, ModelLoadError
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
@@ -26,7 +28,9 @@ CONTEXT, WINDOW = 4, 12
 
 
 class Tokenizer:
-    """A vocabulary and its rules; made by `from_file`. It does not change, so threads may share it.
+    """A vocabulary and its rules; made by `from_pretrained`, `from_file` or `from_gguf`.
+
+    It does not change, so threads may share it.
 
     Attributes
     ----------
@@ -113,6 +117,118 @@ class Tokenizer:
             backend.encode("", add_special_tokens=True)  # what is put around a text may be tokens that are not there
         return cls(backend, bos_token_id=bos_token_id, add_bos=add_bos, eos_token_ids=eos_token_ids)
 
+    @classmethod
+    def from_gguf(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        pre: str | None = None,
+        eos_token_ids: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    ) -> "Tokenizer":
+        """Read the vocabulary of a GGUF file, also of one that has nothing else.
+
+        Parameters
+        ----------
+        path : str or path
+        pre : str, optional
+            How words are cut, as ``"llama-bpe"`` or ``"qwen2"``; by default what the file says. Where it says nothing,
+            tokens that only one kind of vocabulary has tell.
+        eos_token_ids : int or iterable of int, optional
+            The tokens that end a text; by default those of the file.
+
+        Returns
+        -------
+        Tokenizer
+
+        Raises
+        ------
+        ModelLoadError
+            If the file cannot be read.
+        FormatError
+            If it is no GGUF file, or has no vocabulary of a known kind.
+        """
+        from bitnet.formats.gguf_file import GGUFFile
+
+        file = GGUFFile(os.fspath(path))
+        try:
+            return cls.from_metadata(file.metadata, file.path, pre=pre, eos_token_ids=eos_token_ids)
+        finally:
+            file.close()
+
+    @classmethod
+    def from_metadata(
+        cls,
+        metadata: Mapping[str, Any],
+        path: str,
+        *,
+        pre: str | None = None,
+        eos_token_ids: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    ) -> "Tokenizer":
+        """Make a tokenizer of the metadata of a GGUF file, as `from_gguf` does.
+
+        Parameters
+        ----------
+        metadata : mapping
+            The values by their keys.
+        path : str
+            The file they come from, for errors.
+        pre, eos_token_ids
+            As of `from_gguf`.
+
+        Returns
+        -------
+        Tokenizer
+        """
+        from bitnet.vocabulary import vocabulary_of
+
+        with _Reading(path):
+            found = vocabulary_of(metadata, path, pre)
+        ends = found.eos_token_ids if eos_token_ids is None else eos_token_ids
+        return cls(found.backend, bos_token_id=found.bos_token_id, eos_token_ids=ends)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Read the tokenizer of a checkpoint.
+
+        Parameters
+        ----------
+        path : str or path
+            A folder with a ``tokenizer.json``, and a ``tokenizer_config.json`` and ``config.json`` if they say which
+            tokens begin and end a text; or a GGUF file.
+
+        Returns
+        -------
+        Tokenizer
+
+        Raises
+        ------
+        ModelLoadError, FormatError
+            If there is none, or it is damaged.
+        """
+        name = os.fspath(path)
+        if not os.path.isdir(name):
+            return cls.from_gguf(name)
+        said = {file: _json(os.path.join(name, file)) for file in ("tokenizer_config.json", "config.json")}
+        settings, config = said.values()
+        found = cls.from_file(os.path.join(name, "tokenizer.json"))
+        ids = {}
+        for role in ("bos", "eos"):
+            token = settings.get(f"{role}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            id = found.id_of(token) if isinstance(token, str) else None
+            ids[role] = config.get(f"{role}_token_id") if id is None else id
+        add_bos = settings.get("add_bos_token") if ids["bos"] is not None else None
+        return cls(found._backend, bos_token_id=ids["bos"], add_bos=add_bos, eos_token_ids=ids["eos"])
+
+    def to_json(self) -> str:
+        """Write the content of a ``tokenizer.json``.
+
+        Returns
+        -------
+        str
+        """
+        return str(self._backend.to_str(pretty=False))
+
     @property
     def vocab_size(self) -> int:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
@@ -133,14 +249,14 @@ class Tokenizer:
         id: int | None = self._backend.token_to_id(token)
         return id
 
-    def encode(self, text: str, add_special: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Cut a text into tokens.
 
         Parameters
         ----------
         text : str
             A special token that is written out in it becomes that token.
-        add_special : bool
+        add_special_tokens : bool
             Whether to add what belongs around a text, such as the token it begins with. A text that begins with
             that token already, as chat templates write it, gets no second one.
 
@@ -158,30 +274,30 @@ class Tokenizer:
         if not isinstance(text, str):
             raise ConfigurationError.value("Tokenizer.encode", "text", text, "a string")
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=bool(add_special)).ids
+            ids: list[int] = self._backend.encode(text, add_special_tokens=bool(add_special_tokens)).ids
         except Exception as error:
             half = next(((i, ord(one)) for i, one in enumerate(text) if "\ud800" <= one <= "\udfff"), None)
             reason = "U+{1:04X} at index {0} is half of a surrogate pair".format(*half) if half else _reason(error)
             raise InferenceError.encoding(reason) from error
         bos = self.bos_token_id
-        if not add_special or bos is None:
+        if not add_special_tokens or bos is None:
             return ids
         if ids[:2] == [bos, bos]:
             del ids[0]
         if self.add_bos and ids[:1] != [bos]:
             ids.insert(0, bos)
-        elif self.add_bos is False and ids[:1] == [bos] and self.encode(text, add_special=False)[:1] != [bos]:
+        elif self.add_bos is False and ids[:1] == [bos] and self.encode(text, add_special_tokens=False)[:1] != [bos]:
             del ids[0]
         return ids
 
-    def decode(self, ids: Iterable[SupportsIndex], skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[SupportsIndex], skip_special_tokens: bool = True) -> str:
         """Write the text of tokens.
 
         Parameters
         ----------
         ids : iterable of int
             0 to ``2**32 - 1``; those that have no token stand for no text.
-        skip_special : bool
+        skip_special_tokens : bool
             Whether to leave out special tokens.
 
         Returns
@@ -200,25 +316,25 @@ class Tokenizer:
         the library gives up every character, which no stream could know in time. Here the whole ones are kept.
         """
         numbers = _checked_ids("ids", ids)
-        text: str = self._backend.decode(numbers, skip_special_tokens=bool(skip_special))
+        text: str = self._backend.decode(numbers, skip_special_tokens=bool(skip_special_tokens))
         if self._has_byte_tokens and REPLACEMENT in text:
-            stream = self.stream_decoder(skip_special)
+            stream = self.stream_decoder(skip_special_tokens)
             text = "".join([*map(stream.put, numbers), stream.flush()])
         return text
 
-    def stream_decoder(self, skip_special: bool = True) -> "StreamDecoder":
+    def stream_decoder(self, skip_special_tokens: bool = True) -> "StreamDecoder":
         """Begin to decode a text whose tokens are still to come.
 
         Parameters
         ----------
-        skip_special : bool
+        skip_special_tokens : bool
             As of `decode`.
 
         Returns
         -------
         StreamDecoder
         """
-        return StreamDecoder(self, skip_special)
+        return StreamDecoder(self, skip_special_tokens)
 
     def _shows(self, token: str) -> str:
         return token if self._decoder is None else str(self._decoder.decode([token]))
@@ -234,13 +350,13 @@ class StreamDecoder:
     Parameters
     ----------
     tokenizer : Tokenizer
-    skip_special : bool
+    skip_special_tokens : bool
         Whether to leave out special tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer._special if skip_special else frozenset()
+        self._skipped = tokenizer._special if skip_special_tokens else frozenset()
         self._window: list[int] = []
         self._sent = 0  # characters of the window's text that have been given
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
@@ -332,8 +448,20 @@ class _Reading:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is not None and (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+        if error is None or isinstance(error, BitNetError):
+            return
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise FormatError.tokenizer(self._name, _reason(error)) from error
+
+
+def _json(path: str) -> dict[str, Any]:
+    """The content of a file; empty if there is none."""
+    from bitnet.formats.base import parsed_json, read_bytes
+
+    if not os.path.isfile(path):
+        return {}
+    found: dict[str, Any] = parsed_json(read_bytes(path), path, "the file", unique=False)
+    return found
 
 
 def _checked_ids(name: str, ids: Iterable[SupportsIndex]) -> list[int]:

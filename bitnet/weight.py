@@ -189,6 +189,36 @@ class TernaryWeight:
         """
         return matmul.matmul(self._packed, x, out, num_threads)
 
+    def matmul_float(
+        self,
+        x: npt.NDArray[np.float32],
+        *,
+        out: npt.NDArray[np.float32] | None = None,
+        num_threads: SupportsIndex | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Multiply activations with the weight as they are, for models that were trained so.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (..., cols)
+            C-contiguous.
+        out : ndarray of float32, shape (..., rows), optional
+        num_threads : int, optional
+
+        Returns
+        -------
+        ndarray of float32, shape (..., rows)
+            ``x @ dequantize().T``, the same bits on each instruction set and any number of threads.
+
+        Raises
+        ------
+        TensorError, ShapeError
+            If an array does not fit.
+        KernelError
+            If the packing is not ``"i2"``.
+        """
+        return matmul.matmul_float(self._packed, x, out, num_threads)
+
     def matmul_int(
         self,
         x: npt.NDArray[np.int8],

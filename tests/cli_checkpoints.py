@@ -5,6 +5,7 @@ import shutil
 
 from checkpoints import DATA
 
+KNOWN = "'bitnet', 'gemma3_text', 'llama', 'qwen3'"  # families
 TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }} {% endfor %}"
 
 

@@ -40,21 +40,24 @@ ARROWS = {
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
-    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.quant _core.packing "
+    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
                     "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
-    "_core.builder": "errors _core.packing",
+    "_core.fusion": "_core.packing _core.packings.contract",
+    "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
     "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
                      "_core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
-    "errors": "_errors",
+    "_load_errors": "_errors",
+    "errors": "_errors _load_errors",
     "_checks": "errors",
     "config": "errors _checks",
     "quant": "errors config _core.arrays _core.quant",
-    "tokenizer": "errors",
+    "tokenizer": "errors formats.base formats.gguf_file vocabulary",
+    "vocabulary": "errors",
     "chat": "errors",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
@@ -64,21 +67,28 @@ ARROWS = {
     "debugging": "errors memory _core.program",
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
-    "bitnet": "errors config quant weight debugging diagnosis profiling memory engine model inspection _bitnet_runtime",
-    "engine": "errors config memory model sampling kv_cache _core.program",
     "assets": "",
-    "inspection": "assets errors formats models _core.builder",
+    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
+              "engine model inspection _bitnet_runtime",
+    "engine": "errors config embedding memory model sampling kv_cache _core.program",
+    "embedding": "errors kv_cache",
+    "evaluation": "errors kv_cache",
+    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "hub": "errors",
+    "inspection": "assets errors formats hub models _core.builder",
+    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
+                  "hub model models tokenizer vocabulary _core.packing _core.quant",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "assets errors config weight chat checksums tokenizer formats formats.random models _core.head "
+    "model": "assets errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
              "_core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",
     # families of files
     "models*": "errors config models*",
-    "formats*": "errors config formats* _core.*",
+    "formats*": "errors config chat formats* _core.*",
     "cli*": "bitnet machine memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "server*": "bitnet machine memory errors server*",
@@ -88,7 +98,7 @@ ARROWS = {
 # At module level only these and the standard library: what else is installed is optional.
 REQUIRED = {"bitnet", "numpy"}
 WITHOUT_TORCH = {"bitnet/train/__init__.py", "bitnet/train/config.py"}  # the command line reads them for its help
-OPTIONAL = ("jinja2", "rich", "safetensors", "tokenizers", "torch")
+OPTIONAL = ("huggingface_hub", "jinja2", "matplotlib", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
 CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_formats
 import raises_instruments
 import raises_memory
 import raises_runs
@@ -252,7 +253,8 @@ ROWS = [
      f"cannot read '{CHECKPOINT}/none': there is no such file or folder"),
     ("formats/__init__.py", "FormatError.unknown", lambda: open_checkpoint(CHECKPOINT.parent),
      f"'{CHECKPOINT.parent}' is no checkpoint of a known format; looked for a folder with 'config.json' and "
-     "'model.safetensors' or 'model.safetensors.index.json' (hugging_face); there is 'bitnet-packed-auto', "
+     "'model.safetensors' or 'model.safetensors.index.json' (hugging_face) or a .gguf file or a folder with one "
+     "(gguf); there is 'bitnet-packed-auto', "
      "'bitnet-packed-bitlinear', 'llama-packed-bitlinear', 'llama-packed-rmsnorm'"),
     ("formats/base.py", "ModelLoadError.missing_tensor", lambda: closed_checkpoint().info("lm_head"),
      f"'{CHECKPOINT}' has no tensor 'lm_head'; did you mean 'lm_head.weight'"),
@@ -262,7 +264,7 @@ ROWS = [
      "'a.json': the file is not JSON (Expecting value: line 1 column 1 (char 0)); the file is damaged: get it again"),
     ("formats/base.py", "ModelLoadError.unreadable", lambda: base.read_bytes(CHECKPOINT),
      f"cannot read '{CHECKPOINT}': Is a directory"),
-    ("formats/safetensors.py", "ModelLoadError.unreadable", lambda: SafetensorsFile(CHECKPOINT),
+    ("formats/base.py", "ModelLoadError.unreadable", lambda: SafetensorsFile(CHECKPOINT),
      f"cannot read '{CHECKPOINT}': Is a directory"),
     ("formats/safetensors.py", "ModelLoadError.unreadable", lambda: closed_checkpoint().raw("lm_head.weight"),
      f"cannot read '{WEIGHTS}': it was closed; open it again"),
@@ -414,6 +416,7 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
+ROWS += raises_runs.ROWS + raises_formats.ROWS
 ROWS += raises_runs.ROWS + raises_memory.ROWS + raises_instruments.ROWS
 ROWS.append((
     "_core/memory.pyx", "ConfigurationError.choice",

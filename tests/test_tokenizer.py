@@ -89,13 +89,13 @@ LOSSLESS = ("byte_level", "llama2", "gemma")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def library_text(kind, ids, skip_special=True):
-    return BACKENDS[kind].decode(ids, skip_special_tokens=skip_special)
+def library_text(kind, ids, skip_special_tokens=True):
+    return BACKENDS[kind].decode(ids, skip_special_tokens=skip_special_tokens)
 
 
-def streamed(kind, ids, skip_special=True):
+def streamed(kind, ids, skip_special_tokens=True):
     """The pieces, the last of them flushed; each id costs the same."""
-    stream = KINDS[kind].stream_decoder(skip_special)
+    stream = KINDS[kind].stream_decoder(skip_special_tokens)
     pieces = []
     for id in ids:
         pieces.append(stream.put(id))
@@ -104,12 +104,12 @@ def streamed(kind, ids, skip_special=True):
     return [*pieces, stream.flush()]
 
 
-def check_stream(kind, ids, skip_special=True):
-    pieces, whole = streamed(kind, ids, skip_special), KINDS[kind].decode(ids, skip_special)
+def check_stream(kind, ids, skip_special_tokens=True):
+    pieces, whole = streamed(kind, ids, skip_special_tokens), KINDS[kind].decode(ids, skip_special_tokens)
     assert "".join(pieces) == whole
     if FFFD not in whole:
         assert FFFD not in "".join(pieces)
-        assert whole == library_text(kind, ids, skip_special)
+        assert whole == library_text(kind, ids, skip_special_tokens)
     return pieces
 
 
@@ -134,7 +134,7 @@ def test_the_pieces_of_a_text_make_the_text(kind, text):
     for add_special in (True, False):
         ids = KINDS[kind].encode(text, add_special)
         pieces = check_stream(kind, ids)
-        check_stream(kind, ids, skip_special=False)
+        check_stream(kind, ids, skip_special_tokens=False)
         assert KINDS[kind].decode(ids) == library_text(kind, ids)
         if kind in LOSSLESS and not any(special in text for special in (*SPECIALS, "<s>", "▁")):
             assert "".join(pieces) == text
@@ -155,10 +155,10 @@ def test_the_pieces_of_any_text_make_the_text(kind, text):
 def test_the_pieces_of_any_ids_make_their_text(kind, data):
     size = KINDS[kind].vocab_size
     ids = data.draw(st.lists(st.integers(0, size + 3), max_size=60))
-    skip_special = data.draw(st.booleans())
-    check_stream(kind, ids, skip_special)
+    skip_special_tokens = data.draw(st.booleans())
+    check_stream(kind, ids, skip_special_tokens)
     if kind not in ("llama2", "gemma"):
-        assert KINDS[kind].decode(ids, skip_special) == library_text(kind, ids, skip_special)
+        assert KINDS[kind].decode(ids, skip_special_tokens) == library_text(kind, ids, skip_special_tokens)
 
 
 # Bytes of each role in UTF-8: ASCII, continuations of all ranges, first bytes of all lengths, and never used.
@@ -193,7 +193,7 @@ def byte_characters():
 
 def test_a_character_is_given_when_it_is_whole():
     for kind in LOSSLESS:
-        ids = KINDS[kind].encode("😁", add_special=False)
+        ids = KINDS[kind].encode("😁", add_special_tokens=False)
         assert len(ids) > 1
         *pieces, last = streamed(kind, ids)
         assert (pieces[-1], last) == ("😁", "")
@@ -202,7 +202,7 @@ def test_a_character_is_given_when_it_is_whole():
 
 def test_an_unfinished_character_comes_with_the_flush():
     for kind in LOSSLESS:
-        ids = KINDS[kind].encode("a😁", add_special=False)[:-1]
+        ids = KINDS[kind].encode("a😁", add_special_tokens=False)[:-1]
         pieces = streamed(kind, ids)
         assert FFFD not in "".join(pieces[:-1])
         assert pieces[-1] == FFFD
@@ -263,7 +263,7 @@ def test_encode_gives_what_the_library_gives(saved):
 def test_a_special_token_can_be_left_in_the_text():
     ids = KINDS["byte_level"].encode("a<|eot|>b<tool>")
     assert KINDS["byte_level"].decode(ids) == "ab<tool>"
-    assert KINDS["byte_level"].decode(ids, skip_special=False) == "<|begin|>a<|eot|>b<tool>"
+    assert KINDS["byte_level"].decode(ids, skip_special_tokens=False) == "<|begin|>a<|eot|>b<tool>"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_text_begins_with_one_bos_or_none(saved, kind, add_bos, text, begins):
     ids = tokenizer.encode(text)
     assert ids.count(bos) == begins
     assert ids[:begins] == [bos] * begins
-    assert ids[begins:] == tokenizer.encode(text.removeprefix("<|begin|>"), add_special=False)
+    assert ids[begins:] == tokenizer.encode(text.removeprefix("<|begin|>"), add_special_tokens=False)
 
 
 def test_settings_of_training_do_not_cut_or_fill(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitnet._core.packing import fuse
+from bitnet._core.fusion import fuse
 from bitnet.errors import ModelLoadError
 
 KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head")
@@ -64,7 +64,8 @@ class Builder:
         Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed(name)`` (a `PackedWeight`),
         ``own_norm(name)`` (the gain and eps of an RMSNorm that a linear layer has of its own, or None),
         ``embedding(name)`` (a table, which may be a `TableInFile`, and its dtype's name) and ``head(name)`` (a table,
-        for int8 an `Int8Rows`, and its dtype's name).
+        for int8 an `Int8Rows`, and its dtype's name); and ``activations``, "float32" where linear layers do not
+        quantise them.
     config : ModelConfig
     """
 
@@ -72,6 +73,7 @@ class Builder:
 
     def __init__(self, weights, config):
         self.weights, self.config = weights, config
+        self._takes_floats = getattr(weights, "activations", "int8") == "float32"
         self.operations = []
 
     def _append(self, kind, name, inputs, result, **what):
@@ -85,16 +87,24 @@ class Builder:
         self.operations.append({"kind": kind, "name": name, "inputs": inputs, "result": result, **what})
         return result
 
-    def embed(self, name):
-        """Look the tokens up in a table."""
+    def embed(self, name, root_of_width=False):
+        """Look the tokens up in a table, and multiply by the root of its width if that is asked for."""
         table, dtype = self.weights.embedding(name)
         self._fits(name, table.shape, (self.config.vocab_size, self.config.hidden_size))
-        return self._append("embed", name, [], Value(name, table.shape[1]), table=table, dtype=dtype)
+        factor = np.float32(table.shape[1] ** 0.5 if root_of_width else 1)
+        if dtype == "bfloat16":  # as Transformers does, which has the factor in the table's type
+            bits = factor.view(np.uint32)
+            factor = np.uint32((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+        return self._append("embed", name, [], Value(name, table.shape[1]), table=table, dtype=dtype,
+                            factor=float(factor))
 
-    def rms_norm(self, x, name, eps=None):
-        """Divide by the root mean square, and multiply by a gain."""
-        eps = self.config.rms_norm_eps if eps is None else eps
-        return self._norm(x, name, self.weights.floats(f"{name}.weight"), eps)
+    def rms_norm(self, x, name, plus_one=False):
+        """Divide by the root mean square, and multiply by a gain, which may be stored without a 1."""
+        return self._norm(x, name, self._gain(name, plus_one), self.config.rms_norm_eps)
+
+    def _gain(self, name, plus_one):
+        gain = self.weights.floats(f"{name}.weight")
+        return gain + np.float32(1) if plus_one else gain
 
     def _norm(self, x, name, gain, eps):
         self._fits(f"{name}.weight", gain.shape, (x.width,))
@@ -113,21 +123,33 @@ class Builder:
         if not any(norms):
             # One product for all: they multiply the same quantised input.
             weight = packed[0] if len(packed) == 1 else self.fuse(packed)
-            return self._append("linear", result.name, [x], result, weight=weight, column=0)
+            return self._append("linear", result.name, [x], result, weight=weight, column=0,
+                                takes_floats=self._takes_floats)
         column = 0
         for name, weight, norm in zip(names, packed, norms, strict=True):
             normed = self._norm(x, f"{name}.rms_norm", *norm) if norm else x
-            self._append("linear", name, [normed], result, weight=weight, column=column)
+            self._append("linear", name, [normed], result, weight=weight, column=column,
+                         takes_floats=self._takes_floats)
             column += weight.rows
         return result
 
-    def attention(self, qkv, name, layer):
-        """Rotate queries and keys, write keys and values to the cache, and attend to it."""
-        c = self.config
+    def attention(self, qkv, name, layer, norms=None, plus_one=False, factor=None, theta=None):
+        """Rotate queries and keys, write keys and values to the cache, and attend to it.
+
+        `norms` names the RMSNorms of each head's queries and keys, if there are any; scores are multiplied by `factor`,
+        by default ``head_dim ** -0.5``; `theta` is the base of the rotary frequencies, by default the configuration's.
+        """
+        c, gains = self.config, {}
+        if norms is not None:
+            gains = {kind: np.ascontiguousarray(self._gain(norm, plus_one), np.float32)
+                     for kind, norm in zip(("gain", "key_gain"), norms, strict=True)}
+            for norm, gain in zip(norms, gains.values(), strict=True):
+                self._fits(f"{norm}.weight", gain.shape, (c.head_dim,))
         self._fits(name, (qkv.width,), ((c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim,))
-        self._append("rope", f"{name}.rope", [qkv], None, layer=layer)
+        self._append("rope", f"{name}.rope", [qkv], None, layer=layer, eps=c.rms_norm_eps,
+                     theta=c.rope_theta if theta is None else theta, **gains)
         return self._append("attention", name, [qkv], Value(name, c.num_attention_heads * c.head_dim), layer=layer,
-                            factor=c.head_dim ** -0.5)
+                            factor=c.head_dim ** -0.5 if factor is None else factor)
 
     def gate(self, x, name):
         """``function(first half) * second half``, by the configuration's ``hidden_act``."""

@@ -3,6 +3,7 @@ from libc.stdint cimport int8_t, int32_t, uint8_t
 from bitnet._core.gemm cimport GemmJob
 from bitnet._core.packing cimport PackedWeight
 from bitnet._core.packings.contract cimport bitnet_panel
+from bitnet._core.ops cimport bitnet_ops
 from bitnet._core.quant cimport bitnet_quant_kernel
 
 cdef enum:
@@ -21,6 +22,11 @@ ctypedef struct Job:
     # Runs of columns whose sums are taken apart: one, or one a group of scales.
     bint has_groups
     Py_ssize_t groups, group_tiles, group_cols
+    # Whether floats are multiplied as they are, and not quantised; then the weight's packing is i2.
+    bint takes_floats
+    const bitnet_ops *ops
+    const float *padded            # the inputs, with zeros up to a whole tile
+    Py_ssize_t padded_stride
     # The inputs, (tokens, cols): floats, or integers where `x` is NULL.
     const float *x
     const int8_t *x_int
@@ -45,8 +51,8 @@ ctypedef struct Job:
     uint8_t *gemm_scratch
     int gemm_threads
 
-# Fill in all that follows from the weight and from the instruction set in use.
-cdef int load_weight(Job *job, PackedWeight weight) except -1
+# Fill in all that follows from the weight and from the instruction set in use; `takes_floats` as of Job.
+cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=*) except -1
 
 # What `multiply` needs for so many tokens, in bytes.
 cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil

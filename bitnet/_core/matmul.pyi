@@ -12,6 +12,12 @@ def matmul(
     out: npt.NDArray[np.float32] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> npt.NDArray[Any]: ...
+def matmul_float(
+    weight: PackedWeight,
+    x: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> npt.NDArray[np.float32]: ...
 def matmul_int(
     weight: PackedWeight,
     x: npt.NDArray[np.int8],

@@ -7,6 +7,8 @@ the same bits for any number of threads and any split of the tokens.
     integers   y[t, r] = sum_c weight[r, c] * x[t, c]                      exact, int32
     floats     q, a = x quantised per token;   y[t, r] = float32(sum) * (scale[r] * (1 / a[t]))
 
+    as they are                y[t, r] = sum_c weight[r, c] * x[t, c] * scale[r]                    float32, column by column
+
 Where groups of columns have scales, ``float32(sum of the group) * scale`` is added up group by group in float32, and
 the factor ``1 / a`` comes last.
 """
@@ -26,6 +28,7 @@ from bitnet._core.gemm cimport (
     multiply_many,
 )
 from bitnet._core.memory cimport Block, allocate, checked_product
+from bitnet._core.ops cimport vector_ops
 from bitnet._core.packing cimport PackedWeight, packing_kernel
 from bitnet._core.packings.contract cimport (
     BITNET_PANEL_ROWS,
@@ -37,7 +40,7 @@ from bitnet._core.quant cimport int8_row, quant_kernel
 from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_output
-from bitnet.errors import QuantizationError, ShapeError
+from bitnet.errors import KernelError, QuantizationError, ShapeError
 
 cdef enum:
     # The inputs of a unit's tokens stay in a core's second-level cache while the panels pass by, and the pages of its
@@ -180,7 +183,47 @@ cdef void _multiply_groups(Job *job, Py_ssize_t panel, Py_ssize_t first, Py_ssiz
                 job.y[at] = scaled[BITNET_PANEL_ROWS * t + r] * job.factors[first + t]
 
 
-cdef int load_weight(Job *job, PackedWeight weight) except -1:
+cdef void _pad(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Copy a token's floats, and put zeros behind them up to a whole tile."""
+    cdef Job *job = <Job *>data
+    cdef float *to = <float *>job.q + unit * job.padded_stride
+    memcpy(to, job.x + unit * job.cols, job.cols * sizeof(float))
+    memset(to + job.cols, 0, (job.padded_stride - job.cols) * sizeof(float))
+
+
+cdef void _multiply_as_they_are(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Some panels times some tokens, whose floats are not quantised."""
+    cdef Job *job = <Job *>data
+    cdef Py_ssize_t panels = unit % job.panel_units
+    cdef Py_ssize_t first_token = unit // job.panel_units * job.unit_tokens
+    cdef Py_ssize_t last_token = min(first_token + job.unit_tokens, job.tokens)
+    cdef float sums[BITNET_TOKENS * BITNET_PANEL_ROWS]
+    cdef Py_ssize_t panel, row, rows, t, tokens, group, tile, r, i
+    cdef float *y
+    for panel in range(job.starts[panels], job.starts[panels + 1]):
+        row = panel * BITNET_PANEL_ROWS
+        rows = min(<Py_ssize_t>BITNET_PANEL_ROWS, job.rows - row)
+        t = first_token
+        while t < last_token:
+            tokens = min(<Py_ssize_t>BITNET_TOKENS, last_token - t)
+            for group in range(job.groups):
+                tile = group * job.group_tiles
+                job.ops.floats(job.w + panel * job.panel_bytes + tile * BITNET_TILE_BYTES,
+                               job.padded + t * job.padded_stride + group * job.group_cols, job.padded_stride, sums,
+                               min(job.group_tiles, job.tiles - tile), tokens)
+                for i in range(tokens):
+                    y = job.y + (t + i) * job.y_stride + row
+                    for r in range(rows):
+                        if group == 0:
+                            y[r] = 0
+                        y[r] += sums[BITNET_PANEL_ROWS * i + r] * job.scales[(row + r) * job.scale_step + group]
+            t += BITNET_TOKENS
+
+
+cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) except -1:
+    if takes_floats and weight.packing != "i2":
+        raise KernelError.float_inputs(weight.packing)
+    job.takes_floats, job.ops = takes_floats, vector_ops()
     cdef const bitnet_kernel *kernel = packing_kernel(weight.layout)
     job.panel = kernel.panel if kernel != NULL else weight.layout.portable
     job.quant = quant_kernel()
@@ -203,10 +246,13 @@ cdef int load_weight(Job *job, PackedWeight weight) except -1:
             job.gemm.blocks -= 1
         if job.gemm.blocks == 0:
             job.gemm.kernel = NULL
+    job.padded_stride = job.tiles * weight.layout.tile_cols
     return 0
 
 
 cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil:
+    if job.takes_floats:
+        return tokens * job.padded_stride * sizeof(float) if job.cols != job.padded_stride else 0
     return _whole(tokens) * job.q_stride + tokens * (4 * job.groups + 4)
 
 
@@ -226,6 +272,13 @@ cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, job.unit_tokens)
     token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
     _cut_panels(job, threads)
+    if job.takes_floats:
+        job.padded = job.x
+        if job.padded_stride != job.cols:
+            job.padded = <float *>job.q
+            run(_pad, job, job.tokens, threads)
+        run(_multiply_as_they_are, job, token_units * job.panel_units, threads)
+        return 0
     run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
     if job.failed:
         return 1
@@ -249,12 +302,12 @@ cdef void _multiply_many(Job *job, int threads) noexcept nogil:
     multiply_many(&job.gemm, threads)
 
 
-cdef int _run(Job *job, PackedWeight weight, int threads) except -1:
+cdef int _run(Job *job, PackedWeight weight, int threads, bint takes_floats=False) except -1:
     """A product by itself: with scratch memory of its own."""
     cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
     cdef Block scratch, gemm_scratch
     cdef int failed
-    load_weight(job, weight)
+    load_weight(job, weight, takes_floats)
     checked_product(job.tokens + GEMM_TOKENS, job.q_stride + 4 * job.groups + 4, "quantised inputs")
     if job.gemm.kernel != NULL and job.tokens >= GEMM_LEAST_TOKENS:
         gemm_scratch = allocate(gemm_scratch_bytes(threads), "expanded weights")
@@ -347,6 +400,45 @@ def matmul(PackedWeight weight not None, x, out=None, num_threads=None):
     if _run(&job, weight, threads):
         index = np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)
         raise QuantizationError.not_finite("x", x[index], index)
+    return y
+
+
+def matmul_float(PackedWeight weight not None, x, out=None, num_threads=None):
+    """Multiply float inputs with a weight as they are.
+
+    Parameters
+    ----------
+    weight : PackedWeight of shape (rows, cols)
+        In packing i2.
+    x : ndarray of float32, shape (..., cols)
+        C-contiguous; the last axis is one token.
+    out : ndarray of float32, shape (..., rows), optional
+    num_threads : int, optional
+
+    Returns
+    -------
+    ndarray of float32, shape (..., rows)
+        The same bits on every instruction set and any number of threads.
+
+    Raises
+    ------
+    ShapeError, TensorError
+        If an array does not fit.
+    KernelError
+        If the weight is in another packing.
+    """
+    checked(x, "x", np.float32)
+    y = checked_output(out, _output_shape(weight, x), np.float32, x)
+    cdef int threads = thread_count(num_threads)
+    cdef Job job
+    load_weight(&job, weight, True)
+    if x.size == 0:
+        return y
+    cdef const float[::1] x_view = x.reshape(-1)
+    cdef float[::1] y_view = y.reshape(-1)
+    job.x, job.x_int, job.y, job.y_int = &x_view[0], NULL, &y_view[0], NULL
+    job.tokens = x_view.shape[0] // weight.cols
+    _run(&job, weight, threads, True)
     return y
 
 

@@ -21,7 +21,10 @@ cdef struct Operation:
     Py_ssize_t source, result, source_width, result_width
     Job job                        # LINEAR
     Py_ssize_t column              # LINEAR: where in the result's row
-    const float *gain              # NORM
+    const float *gain              # NORM; ROPE: of the norm of each query head, or NULL
+    const float *key_gain          # ROPE: the same of keys
+    const float *cosine            # ROPE: (context, head_dim / 2)
+    const float *sine
     float eps
     int function                   # GATE
     int dtype                      # EMBED, HEAD: of the table
@@ -31,7 +34,7 @@ cdef struct Operation:
     Py_ssize_t rows, row_bytes
     HeadJob head                   # HEAD, of int8 rows
     Py_ssize_t layer               # ROPE, ATTEND
-    float factor                   # ATTEND: of the scores
+    float factor                   # ATTEND: of the scores; EMBED: of the numbers
 
 
 cdef struct Shape:
@@ -55,8 +58,6 @@ cdef struct Run:
     const int32_t *positions
     const int32_t *sequences
     const uintptr_t *const *pages  # of each sequence
-    const float *cosine            # (context, head_dim / 2)
-    const float *sine
     const int32_t *tiles           # where each tile of tokens that attend together begins, and the end of the last
     Py_ssize_t n_tiles
     const int32_t *strips          # the same for tokens whose keys are stored together

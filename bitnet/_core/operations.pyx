@@ -34,7 +34,7 @@ cdef void _embed(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef uint8_t *part = <uint8_t *>numbers
     if o.table != NULL:
         r.ops.load(o.dtype, o.table + at, o.result_width, y)
-        return
+        done = o.row_bytes
     while done < o.row_bytes:
         some = min(<Py_ssize_t>PART_BYTES, o.row_bytes - done)
         got = pread(o.file, part, some, o.offset + at + done)
@@ -45,6 +45,9 @@ cdef void _embed(void *data, Py_ssize_t unit, int member) noexcept nogil:
             return
         r.ops.load(o.dtype, part, some // o.item_bytes, y + done // o.item_bytes)
         done += some
+    if o.factor != 1:
+        for at in range(o.result_width):
+            y[at] *= o.factor
 
 
 cdef void _norm(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -79,8 +82,11 @@ cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef const float *sine
     cdef float *x
     for t in range(first, first + tokens):
-        cosine, sine = r.cosine + r.positions[t] * half, r.sine + r.positions[t] * half
+        cosine, sine = r.now.cosine + r.positions[t] * half, r.now.sine + r.positions[t] * half
         for head in range(s.heads + s.kv_heads):
+            if r.now.gain != NULL:
+                x = _source(r, t) + head * s.head_dim
+                r.ops.rms_norm(x, r.now.gain if head < s.heads else r.now.key_gain, r.now.eps, s.head_dim, x)
             r.ops.rope(_source(r, t) + head * s.head_dim, cosine, sine, half)
     x = _source(r, first) + s.heads * s.head_dim
     for head in range(s.kv_heads):

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 cdef extern from "kernels/ops_kernel.h":
     enum:
@@ -28,6 +28,8 @@ cdef extern from "kernels/ops_kernel.h":
         void (*store_keys)(int dtype, const float *x, Py_ssize_t x_stride, Py_ssize_t positions, Py_ssize_t n,
                            void *block, Py_ssize_t position) noexcept nogil
         void (*store_value)(int dtype, const float *x, Py_ssize_t n, void *block, Py_ssize_t position) noexcept nogil
+        void (*floats)(const uint8_t *w, const float *x, Py_ssize_t x_stride, float *sums, Py_ssize_t tiles,
+                       Py_ssize_t tokens) noexcept nogil
 
 # The operations for the instruction set in use.
 cdef const bitnet_ops *vector_ops() except NULL

@@ -42,7 +42,14 @@ def pack_numbers(
     group_size: int | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> PackedWeight: ...
-def fuse(weights: list[PackedWeight]) -> PackedWeight: ...
+def view_packed_bytes(
+    data: npt.NDArray[np.uint8],
+    rows: int,
+    cols: int,
+    scale: npt.ArrayLike,
+    packing: str,
+    group_size: int | None = None,
+) -> PackedWeight: ...
 def from_packed_bytes(
     data: npt.NDArray[np.uint8],
     rows: int,

@@ -27,7 +27,7 @@ from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import as_numbers, checked, checked_group_size, checked_matrix
 from bitnet._core.quant import scales_of
-from bitnet.errors import KernelError, MemoryError, QuantizationError, ShapeError
+from bitnet.errors import KernelError, MemoryError, QuantizationError, ShapeError, TensorError
 
 cdef enum:
     # Columns collected at a time: a multiple of those of every packing's tile (16, 20) and of every group size (64,
@@ -168,7 +168,7 @@ cdef void _unpack_panel(void *data, Py_ssize_t unit, int member) noexcept nogil:
 cdef class PackedWeight:
     """A ternary weight in one packing. Immutable; safe to share between threads.
 
-    Made by `pack_codes`, `pack_numbers`, `pack_hugging_face_bytes` or `from_packed_bytes`.
+    Made by `pack_codes`, `pack_numbers`, `pack_hugging_face_bytes`, `from_packed_bytes` or `view_packed_bytes`.
 
     Attributes
     ----------
@@ -189,12 +189,13 @@ cdef class PackedWeight:
     @property
     def nbytes(self):
         """Bytes of the packed codes, padding included; the scales are not counted."""
-        return self.block.nbytes
+        return self.panels * self.panel_bytes
 
     @property
     def packed_bytes(self):
         """The packed codes: a read-only view of their memory, shape (nbytes,), uint8."""
-        return np.frombuffer(memoryview(self.block).toreadonly(), np.uint8)
+        owner = self.block if self.mapping is None else self.mapping
+        return np.frombuffer(memoryview(owner).toreadonly(), np.uint8)
 
     def unpack(self, num_threads=None):
         """Recover the codes.
@@ -223,8 +224,17 @@ cdef class PackedWeight:
         return codes
 
 
-cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, packing):
+cdef PackedWeight new_weight(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, packing):
     """A weight whose bytes are yet to be written."""
+    cdef PackedWeight packed = described_weight(rows, cols, scale, group_size, packing)
+    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight",
+                            "weights")
+    packed.data = packed.block.data
+    return packed
+
+
+cdef PackedWeight described_weight(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, packing):
+    """A weight without bytes."""
     cdef PackedWeight packed = PackedWeight.__new__(PackedWeight)
     if rows > MAX_ROWS:
         raise MemoryError.overflow("a packed weight", (rows, cols))
@@ -245,9 +255,6 @@ cdef PackedWeight _new(Py_ssize_t rows, Py_ssize_t cols, scale, group_size, pack
     packed.scale = _checked_scale(scale, rows, packed.groups if packed.group_size is not None else None)
     packed.scales = packed.scale.reshape(-1)
     packed.scale_step = 0 if packed.scale.ndim == 0 else packed.groups
-    packed.block = allocate(checked_product(packed.panels, packed.panel_bytes, "a packed weight"), "a packed weight",
-                            "weights")
-    packed.data = packed.block.data
     return packed
 
 
@@ -313,7 +320,7 @@ def pack_codes(codes, scale, packing, group_size=None, num_threads=None):
     """
     checked_matrix(codes, "codes", np.int8)
     cdef const int8_t[:, ::1] view = codes
-    cdef PackedWeight packed = _new(view.shape[0], view.shape[1], scale, group_size, packing)
+    cdef PackedWeight packed = new_weight(view.shape[0], view.shape[1], scale, group_size, packing)
     cdef Source source
     source.read, source.together = read_weights, 1
     source.rows, source.cols, source.weights = packed.rows, packed.cols, &view[0, 0]
@@ -351,7 +358,7 @@ def pack_hugging_face_bytes(data, scale, packing, num_threads=None):
     """
     checked_matrix(data, "data", np.uint8)
     cdef const uint8_t[:, ::1] view = data
-    cdef PackedWeight packed = _new(4 * view.shape[0], view.shape[1], scale, None, packing)
+    cdef PackedWeight packed = new_weight(4 * view.shape[0], view.shape[1], scale, None, packing)
     cdef Source source
     source.read, source.together = read_packed, 4
     source.rows, source.cols, source.packed = packed.rows, packed.cols, &view[0, 0]
@@ -383,7 +390,7 @@ def pack_numbers(w, s, packing, group_size=None, num_threads=None):
     """
     checked_matrix(w, "w", np.float32)
     cdef const float[:, ::1] view = w
-    cdef PackedWeight packed = _new(view.shape[0], view.shape[1], scales_of(s), group_size, packing)
+    cdef PackedWeight packed = new_weight(view.shape[0], view.shape[1], scales_of(s), group_size, packing)
     cdef const float[::1] s_view = np.ascontiguousarray(s).reshape(-1)
     cdef Source source
     source.read, source.together = read_numbers, 1
@@ -395,29 +402,42 @@ def pack_numbers(w, s, packing, group_size=None, num_threads=None):
     return packed
 
 
-def fuse(weights):
-    """Put the rows of several weights into one, which has a scale for each row.
+def view_packed_bytes(data, rows, cols, scale, packing, group_size=None):
+    """Use codes that are packed already where they are, as in a mapped file.
+
+    Kernels read nothing beyond them, whatever they are; but only bytes that packing wrote have results that are exact
+    and agree. `from_packed_bytes` looks at each of them, which takes the time of packing.
 
     Parameters
     ----------
-    weights : list of PackedWeight
-        Of one packing and one number of columns; without scales for groups of columns.
+    data : ndarray of uint8, shape (nbytes,)
+        Begins at a multiple of 64. Kept alive by the weight; must not change.
+    rows, cols, scale, packing, group_size
+        As of `from_packed_bytes`.
 
     Returns
     -------
     PackedWeight
+
+    Raises
+    ------
+    ShapeError
+        If `data` has another size than a weight of that shape.
+    TensorError
+        If it begins elsewhere.
     """
-    cdef PackedWeight first = weights[0], weight, fused
-    cdef Py_ssize_t at = 0
-    scale = np.concatenate([np.broadcast_to((<PackedWeight>weight).scale, (weight.rows,)) for weight in weights])
-    if any([weight.rows % BITNET_PANEL_ROWS for weight in weights]):
-        # A weight would begin within a panel of another.
-        return pack_codes(np.concatenate([weight.unpack() for weight in weights]), scale, first.packing)
-    fused = _new(sum([weight.rows for weight in weights]), first.cols, scale, None, first.packing)
-    for weight in weights:
-        memcpy(fused.block.data + at, weight.data, weight.block.nbytes)
-        at += weight.block.nbytes
-    return fused
+    checked(data, "data", np.uint8)
+    if rows < 1 or cols < 1:
+        raise ShapeError.empty("data", (rows, cols))
+    cdef PackedWeight packed = described_weight(rows, cols, scale, group_size, packing)
+    needed = checked_product(packed.panels, packed.panel_bytes, "a packed weight")
+    if data.shape != (needed,):
+        raise ShapeError.mismatch("data", (needed,), data.shape)
+    if data.ctypes.data % BITNET_TILE_BYTES:
+        raise TensorError.not_aligned("data", f"tiles of {BITNET_TILE_BYTES} bytes")
+    cdef const uint8_t[::1] view = data
+    packed.mapping, packed.data = data, &view[0]
+    return packed
 
 
 def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
@@ -445,7 +465,7 @@ def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
     cdef PackedWeight packed
     if rows < 1 or cols < 1:
         raise ShapeError.empty("data", (rows, cols))
-    packed = _new(rows, cols, scale, group_size, packing)
+    packed = new_weight(rows, cols, scale, group_size, packing)
     if data.shape != (packed.block.nbytes,):
         raise ShapeError.mismatch("data", (packed.block.nbytes,), data.shape)
     cdef const uint8_t[::1] view = data
@@ -454,7 +474,7 @@ def from_packed_bytes(data, rows, cols, scale, packing, group_size=None):
     codes = packed.unpack()
     np.minimum(codes, 1, out=codes)
     cdef const int8_t[:, ::1] codes_view = codes
-    cdef PackedWeight again = _new(rows, cols, scale, group_size, packing)
+    cdef PackedWeight again = new_weight(rows, cols, scale, group_size, packing)
     cdef Source source
     source.read, source.together = read_weights, 1
     source.rows, source.cols, source.weights = packed.rows, packed.cols, &codes_view[0, 0]

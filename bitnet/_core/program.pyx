@@ -21,7 +21,8 @@ from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
-from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, Kind, Operation, Run, Shape, operate
+from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
+from bitnet._core.operations cimport operate
 from bitnet._core.ops cimport (
     OPS_BFLOAT16,
     OPS_BLOCK,
@@ -112,7 +113,7 @@ cdef class Program:
     cdef readonly object names, kinds, widths
     cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
     cdef object _kept
-    cdef object _cosine, _sine
+    cdef object _angles
 
     def __init__(self, builder, kv_dtype="float16"):
         cdef Operation *op
@@ -137,9 +138,7 @@ cdef class Program:
         self._shape.tile_tokens = max(1, OPS_QUERIES * config.num_key_value_heads // config.num_attention_heads)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
-        angles = np.arange(config.max_position_embeddings)[:, None] * config.rope_theta ** (
-            -np.arange(0, config.head_dim, 2) / config.head_dim)
-        self._cosine, self._sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        self._angles = {}  # by the base of the frequencies
         for i, operation in enumerate(builder.operations):
             op = &self._operations[i]
             op.kind = <Kind><int>_KINDS.index(operation["kind"])
@@ -150,11 +149,20 @@ cdef class Program:
             op.layer, op.factor = operation.get("layer", 0), operation.get("factor", 0)
             op.function = _GATES[operation["function"]] if op.kind == GATE else 0
             op.column, op.eps = operation.get("column", 0), operation.get("eps", 0)
-            if op.kind == NORM:
+            if op.kind in (NORM, ROPE) and operation.get("gain") is not None:
                 floats = operation["gain"]
                 op.gain = &floats[0]
-            elif op.kind == LINEAR:
-                load_weight(&op.job, operation["weight"])
+            if op.kind == ROPE:
+                if operation.get("key_gain") is not None:
+                    floats = operation["key_gain"]
+                    op.key_gain = &floats[0]
+                cosine, sine = self._rotation(operation["theta"], config)
+                floats = cosine.reshape(-1)
+                op.cosine = &floats[0]
+                floats = sine.reshape(-1)
+                op.sine = &floats[0]
+            if op.kind == LINEAR:
+                load_weight(&op.job, operation["weight"], operation["takes_floats"])
             elif op.kind == EMBED and isinstance(operation["table"], TableInFile):
                 stored = operation["table"]
                 op.dtype, op.file, op.offset = DTYPES[stored.dtype], stored.file.fileno(), stored.offset
@@ -204,6 +212,14 @@ cdef class Program:
                     nbytes[i] = op.head.panels * op.head.tiles * HEAD_TILE_BYTES
                 macs[i] = op.rows * op.source_width * outputs
         return nbytes, macs
+
+    def _rotation(self, theta, config):
+        """Cosines and sines of the angles by which positions are rotated, (context, head_dim / 2)."""
+        if theta not in self._angles:
+            frequencies = theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+            angles = np.arange(config.max_position_embeddings)[:, None] * frequencies
+            self._angles[theta] = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return self._angles[theta]
 
     @property
     def page_bytes(self):
@@ -341,7 +357,6 @@ cdef class Execution:
         rooms = np.array([min(len(table) * PAGE_TOKENS, program.context) for table in pages], np.int64)
         ids_view, positions_view, sequences_view, outputs_view = ids, positions, sequences, outputs
         page_view, room_view = tables, rooms
-        cdef const float[:, ::1] cosine = program._cosine, sine = program._sine
         cdef float[:, ::1] logits_view = logits
         r.shape, r.ops, r.scratch, r.capacity = &program._shape, vector_ops(), self._scratch.data, self.max_tokens
         r.tokens, r.ids, r.positions, r.sequences = tokens, &ids_view[0], &positions_view[0], &sequences_view[0]
@@ -353,7 +368,6 @@ cdef class Execution:
         r.n_tiles = _cut(&r, program._shape.tile_tokens, <int32_t *>self._tiles.data)
         r.n_strips = _cut(&r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.pages = <const uintptr_t *const *>&page_view[0]
-        r.cosine, r.sine = &cosine[0, 0], &sine[0, 0]
         r.starts = <Py_ssize_t *>self._starts.data
         r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
@@ -433,6 +447,20 @@ cdef class Execution:
             return source, None
         made = self._values(index, tokens)
         return made[:, op.column : op.column + op.job.rows] if op.kind == LINEAR else made, source
+
+    def last_hidden(self, tokens):
+        """Copy what the head of the last run multiplies, of all its tokens: the residual stream after the last norm.
+
+        Parameters
+        ----------
+        tokens : int
+            Of the run.
+
+        Returns
+        -------
+        ndarray of float32, shape (tokens, hidden_size)
+        """
+        return self._values(self.program._count - 2, tokens)
 
     def _values(self, Py_ssize_t index, tokens):
         """A copy of what an operation of the last run made, until another one writes there."""

@@ -10,7 +10,9 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import bitnet
 from bitnet.errors import BitNetError
@@ -20,12 +22,16 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
+    "compare": "bitnet.cli.compare",
+    "convert": "bitnet.cli.convert",
     "diagnose": "bitnet.cli.diagnose",
     "doctor": "bitnet.cli.doctor",
     "export": "bitnet.cli.export",
     "generate": "bitnet.cli.generate",
     "inspect": "bitnet.cli.inspect",
+    "perplexity": "bitnet.cli.perplexity",
     "profile": "bitnet.cli.profile",
+    "quantize": "bitnet.cli.quantize",
     "train": "bitnet.cli.train",
 }
 """Every subcommand, one or two words, and its module."""
@@ -49,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C. 141: the reader of a pipe has gone.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         arguments = _joined(arguments)
         args = _parser(next((one for one in arguments if not one.startswith("-")), None)).parse_args(arguments)
@@ -100,6 +112,17 @@ def _joined(arguments: list[str]) -> list[str]:
     first = next((i for i, one in enumerate(arguments) if not one.startswith("-")), 0)
     words = " ".join(arguments[first : first + 2])
     return [*arguments[:first], words, *arguments[first + 2 :]] if words in COMMANDS else arguments
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    _complain(f"{'note' if category is UserWarning else category.__name__}: {message}")
 
 
 def _complain(sentence: str) -> None:

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
     """
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from standard input")
-    parser.add_argument("-m", "--model", metavar="FOLDER",
-                        help="a checkpoint in the Hugging Face format (default: the model that comes with bitnet)")
+    parser.add_argument("-m", "--model", metavar="CHECKPOINT",
+                        help="a Hugging Face folder or a GGUF file (default: the model that comes with bitnet)")
     parser.add_argument("--chat", action="store_true", help="the prompt is a message: use the chat template")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to generate")
     parser.add_argument("--min-new-tokens", type=int, metavar="N", help="how many before anything may end the text")

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser : argparse.ArgumentParser
     """
     parser.add_argument(
-        "model", nargs="?", metavar="FOLDER",
-        help="a checkpoint in the Hugging Face format (default: the model that comes with bitnet)",
+        "model", nargs="?", metavar="CHECKPOINT",
+        help="a Hugging Face folder or a GGUF file (default: the model that comes with bitnet)",
     )  # fmt: skip
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of one line a layer")
     parser.add_argument("--json", action="store_true", help="print JSON, with every tensor")
@@ -104,6 +104,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("missing", _names(found["missing"]) if found["config"] else "unknown"),
         ("not used", _names(found["unused"]) if found["config"] else "unknown"),
     ]  # fmt: skip
+    rows += [("note", _shown(sentence)) for sentence in found["notes"]]
     rows += [("PROBLEM", _shown(sentence)) for sentence in found["problems"]]
     return [*rows, ("can be loaded", "yes" if found["loads"] else "no")]
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import bitnet
-from bitnet.errors import BitNetError, ConfigurationError
+from bitnet.errors import BitNetError, ConfigurationError, ModelLoadError
 
-__all__ = ["add_engine_arguments", "engine_config", "interruptible", "loading", "peak_rss_bytes", "refused"]
+__all__ = ["add_engine_arguments", "counting", "engine_config", "interruptible", "loading", "peak_rss_bytes",
+           "read_text", "refused"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ SHOW_S = 0.1  # between two lines of progress
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the fields of `EngineConfig` that choose how weights and cache are stored.
+    """Add the fields of `EngineConfig` that choose how a checkpoint is read, and how weights and cache are stored.
 
     Parameters
     ----------
@@ -30,6 +31,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="float16, float32 or int8 (default: float16)")
     parser.add_argument("--head-dtype", default="int8", metavar="NAME",
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
+    parser.add_argument("--activations", default="auto", metavar="NAME",
+                        help="what weights multiply: auto, int8, or float32 for activations as they are")
+    parser.add_argument("--hidden-act", default="auto", metavar="NAME",
+                        help="the gate's function, where a GGUF file means another than its architecture: relu2, silu")
+    parser.add_argument("--i2s-layout", default="auto", metavar="NAME",
+                        help="of I2_S weights in a GGUF file: auto, x86, arm or rows4 (default: auto)")  # fmt: skip
 
 
 def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.EngineConfig:
@@ -46,8 +53,9 @@ def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.E
     """
     with refused(args):
         return bitnet.EngineConfig(
-            num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype
-        )
+            num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype,
+            activations=args.activations, hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -65,12 +73,14 @@ def refused(args: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+def loading(is_quiet: bool = False, what: str = "loading") -> Iterator[Callable[[int, int, str], None]]:
     """Show on standard error how far loading is, while that is a terminal.
 
     Parameters
     ----------
     is_quiet : bool, optional
+    what : str, optional
+        What is being done.
 
     Yields
     ------
@@ -84,7 +94,7 @@ def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]
         nonlocal next_s
         if is_shown and time.monotonic() >= next_s:
             next_s = time.monotonic() + SHOW_S
-            print(f"\r\x1b[Kloading {done / max(total, 1):4.0%} {ascii(name)[1:-1][:60]}", end="", file=sys.stderr,
+            print(f"\r\x1b[K{what} {done / max(total, 1):4.0%} {ascii(name)[1:-1][:60]}", end="", file=sys.stderr,
                   flush=True)  # fmt: skip
 
     try:
@@ -92,6 +102,46 @@ def loading(is_quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]
     finally:
         if is_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def counting(is_quiet: bool, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on standard error how many of something are done, while that is a terminal.
+
+    Parameters
+    ----------
+    is_quiet : bool
+    what : str
+        What is counted.
+
+    Yields
+    ------
+    callable
+        To be called with how many are done, and how many there are.
+    """
+    with loading(is_quiet, what) as show:
+        yield lambda done, total: show(done, total, f"{done:,} of {total:,}")
+
+
+def read_text(path: str) -> str:
+    """Read a text in UTF-8.
+
+    Parameters
+    ----------
+    path : str
+        - is standard input.
+
+    Returns
+    -------
+    str
+    """
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError.unreadable(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> T:

@@ -13,18 +13,21 @@ file says is checked before it is believed; `base.py` has the checks that the re
 """
 
 import os
+from typing import Any
 
 from bitnet.errors import FormatError, ModelLoadError
 from bitnet.formats.base import Checkpoint, StoredTernary, TensorInfo
+from bitnet.formats.gguf import GGUFCheckpoint
 from bitnet.formats.hugging_face import HuggingFaceCheckpoint
+from bitnet.formats.panels import PanelsCheckpoint
 
 __all__ = ["FORMATS", "Checkpoint", "StoredTernary", "TensorInfo", "open_checkpoint"]
 
-FORMATS = (HuggingFaceCheckpoint,)  # in the order they are asked
+FORMATS = (PanelsCheckpoint, HuggingFaceCheckpoint, GGUFCheckpoint)  # in the order they are asked
 MAX_SHOWN = 6  # of the files that are there instead
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: Any, i2s_layout: str = "auto") -> Any:
     """Open the checkpoint at a path, for reading.
 
     Only headers are read; tensors stay in the files, which are mapped into memory, until they are asked for.
@@ -32,7 +35,9 @@ def open_checkpoint(path):
     Parameters
     ----------
     path : str or os.PathLike
-        A folder in the Hugging Face format.
+        A folder in the Hugging Face format, or a GGUF file.
+    i2s_layout : {"auto", "x86", "arm", "rows4"}, optional
+        Of a GGUF file: the layout of I2_S weights (``i2s.py``); ``"auto"`` detects it.
 
     Returns
     -------
@@ -49,8 +54,12 @@ def open_checkpoint(path):
     path = os.fsdecode(path)
     if not os.path.exists(path):
         raise ModelLoadError.unreadable(path, "there is no such file or folder")
-    for cls in FORMATS:
-        if cls.knows(path):
-            return cls(path)
+    try:
+        cls = next((cls for cls in FORMATS if cls.knows(path)), None)
+    except OSError as error:
+        raise ModelLoadError.unreadable(path, error.strerror) from error
+    if cls is not None:
+        return cls(path, i2s_layout) if cls is GGUFCheckpoint else cls(path)
     there = sorted(os.listdir(path))[:MAX_SHOWN] if os.path.isdir(path) else []
-    raise FormatError.unknown(path, [cls.LOOKED_FOR for cls in FORMATS], there)
+    looked_for = [cls.LOOKED_FOR for cls in FORMATS if cls is not PanelsCheckpoint]  # which is one in its form
+    raise FormatError.unknown(path, looked_for, there)

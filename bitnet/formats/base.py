@@ -13,17 +13,31 @@ import os
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bitnet.errors import FormatError, ModelLoadError
 
-__all__ = ["Checkpoint", "OpenFile", "StoredTernary", "TensorInfo", "need", "parsed_json", "quoted", "read_bytes",
-           "released"]  # fmt: skip
+__all__ = [
+    "DAMAGED",
+    "Checkpoint",
+    "OpenFile",
+    "StoredTernary",
+    "TensorInfo",
+    "mapped",
+    "need",
+    "parsed_json",
+    "quoted",
+    "read_bytes",
+    "released",
+]
 
 FLOATS = ("BF16", "F16", "F32", "F64")  # dtypes that `Checkpoint.floats` converts
 JSON_LIMIT = 100_000_000  # bytes; the largest tokenizers have 40 MB
 JSON_DEPTH = 64  # so that whoever walks through the values may do so by recursion
+
+DAMAGED = "; the file is damaged or cut short: get it again"
 
 _NAME = reprlib.Repr()
 _NAME.maxstring = 200
@@ -38,9 +52,9 @@ class TensorInfo:
     name : str
         Its name in the file.
     dtype : str
-        The type of its elements in safetensors' words, as ``"BF16"``.
+        The type of its elements in safetensors' words, as ``"BF16"``, or in GGUF's, as ``"I2_S"``.
     shape : tuple of int
-        Its dimensions, in elements.
+        Its dimensions, in elements of that type.
     nbytes : int
         Bytes of the file that it takes.
     file : str
@@ -56,29 +70,38 @@ class TensorInfo:
 
 @dataclass(frozen=True, eq=False)
 class StoredTernary:
-    """A ternary weight as a file stores it, packed or as the masters it is to be quantised from.
+    """A ternary weight as a file stores it: as codes, or as the masters it is to be quantised from.
 
     Parameters
     ----------
-    kind : {"packed", "masters"}
-        Which of the two it is.
+    kind : {"packed", "codes", "panels", "masters"}
+        Which of the four it is: "packed" is Hugging Face's way of codes, "panels" the bytes of a packing.
     rows, cols : int
         The shape of the weight: outputs and inputs.
     data : ndarray of uint8, shape (rows // 4, cols), optional
         Of a packed weight: bits ``2 * k`` and ``2 * k + 1`` of ``data[r, c]`` hold the code of row
         ``k * rows // 4 + r`` plus 1. A view of the file, for as long as it lives.
-    scale : float, optional
-        Of a packed weight: what a code of 1 stands for, a number that float32 holds.
+    scale : float or ndarray of float32, shape (), (rows,) or (rows, groups), optional
+        Of codes: what a code of 1 stands for, a number that float32 holds.
     floats : callable, optional
         Of masters: ``floats()`` gives them as float32, ``floats(slice)`` some of their rows.
+    codes : callable, optional
+        Of "codes": ``codes()`` gives them, int8 of shape (rows, cols), -1, 0 or 1.
+    group_size : int, optional
+        Columns that share a scale, 64 or 128, where `scale` has a shape of (rows, groups).
+    packing : str, optional
+        Of "panels": the packing whose bytes `data` has, uint8 of shape (nbytes,).
     """
 
     kind: str
     rows: int
     cols: int
     data: np.ndarray | None = None
-    scale: float | None = None
+    scale: float | np.ndarray | None = None
     floats: Callable | None = None
+    codes: Callable | None = None
+    group_size: int | None = None
+    packing: str | None = None
 
 
 class OpenFile:
@@ -120,9 +143,16 @@ class Checkpoint(abc.ABC):
     config, generation_config, tokenizer_config : dict
         The content of the files of these names; empty if there is none.
     tokenizer_path : str or None
-        The path of the ``tokenizer.json``.
+        The path of the ``tokenizer.json``, or of the GGUF file that has the vocabulary.
     chat_template : str or None
         The template, in Jinja's language.
+    notes : list of str
+        What was decided although the files do not say it for certain: sentences for whoever loads the model. More may
+        come while weights are read.
+    pooling : {"last", "mean", "cls", None}
+        How the vectors of a text's tokens become that of the text, where the files say it.
+    activations : {"int8", "float32"}
+        Which function the weights were made for: of activations rounded to 8 bits, or of activations as they are.
 
     Notes
     -----
@@ -131,15 +161,19 @@ class Checkpoint(abc.ABC):
     """
 
     format = ""
+    activations = "int8"
+    pooling = None
     LOOKED_FOR = ""  # what `knows` wants to see, for the sentence that says it was not there
 
     def __init__(self, path):
         self.path = path
         self.config, self.generation_config, self.tokenizer_config = {}, {}, {}
         self.tokenizer_path = self.chat_template = None
+        self.notes = []
         # tensor name -> an open file, which has `tensors` (name -> TensorInfo), `raw(name)`, `place(name)` and
         # `let_go()`
         self._files = {}
+        self._stored_names = {}  # names of tensors to those in the files, where they differ
         self._resources = contextlib.ExitStack()
 
     @classmethod
@@ -192,7 +226,21 @@ class Checkpoint(abc.ABC):
         if name not in self._files:
             close = difflib.get_close_matches(name, self._files, n=1)
             raise ModelLoadError.missing_tensor(self.path, name, close[0] if close else None)
-        return self._files[name].tensors[name]
+        return self._files[name].tensors[self._stored_names.get(name, name)]
+
+    @abc.abstractmethod
+    def matrix_shape(self, name):
+        """Say how many rows and columns a weight stands for, packed or not.
+
+        Parameters
+        ----------
+        name : str
+            The layer: the name of its weight without ``.weight``.
+
+        Returns
+        -------
+        tuple of int
+        """
 
     def raw(self, name):
         """View a tensor in the file.
@@ -209,7 +257,7 @@ class Checkpoint(abc.ABC):
             not be a multiple of the element's size, as files do not align tensors.
         """
         self.info(name)
-        return self._files[name].raw(name)
+        return self._files[name].raw(self._stored_names.get(name, name))
 
     def place(self, name):
         """Say where a tensor lies, for who wants to read parts of it without the mapping.
@@ -226,7 +274,7 @@ class Checkpoint(abc.ABC):
             Of the tensor's first byte in the file.
         """
         self.info(name)
-        return self._files[name].place(name)
+        return self._files[name].place(self._stored_names.get(name, name))
 
     def floats(self, name, rows=None):
         """Read a tensor of floats as float32.
@@ -332,6 +380,29 @@ def quoted(name):
     return _NAME.repr(name)
 
 
+def mapped(path, least):
+    """Open a file and map it into memory, read-only.
+
+    Parameters
+    ----------
+    path : str
+    least : int
+        Bytes that it must have; above 0.
+
+    Returns
+    -------
+    file : OpenFile
+    mapping : mmap.mmap
+    """
+    try:
+        file = OpenFile(path)
+        size = os.fstat(file.fileno()).st_size
+        need(size >= least, path, "the size of the file", size, f"at least {least} bytes{DAMAGED}")  # mmap refuses 0
+        return file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ModelLoadError.unreadable(path, error.strerror) from error
+
+
 def released(mapping):
     """Give back the memory of a file's mapping: its pages stay in the system's cache, and out of this process's size.
 
@@ -349,7 +420,7 @@ def released(mapping):
                 mapping.madvise(advice)
 
 
-def read_bytes(path, limit=JSON_LIMIT):
+def read_bytes(path: str, limit: int = JSON_LIMIT) -> bytes:
     """Read a small file.
 
     Parameters
@@ -372,7 +443,7 @@ def read_bytes(path, limit=JSON_LIMIT):
         raise ModelLoadError.unreadable(path, error.strerror) from error
 
 
-def parsed_json(content, file, what, unique=True):
+def parsed_json(content: bytes, file: str, what: str, unique: bool = True) -> dict[str, Any]:
     """Parse JSON that is an object.
 
     Parameters

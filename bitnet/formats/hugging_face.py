@@ -25,6 +25,7 @@ import numpy as np
 from bitnet.errors import ModelLoadError
 from bitnet.formats.base import FLOATS, Checkpoint, StoredTernary, need, parsed_json, quoted, read_bytes
 from bitnet.formats.safetensors import SafetensorsFile
+from bitnet.formats.ternary import codes_of_floats
 
 __all__ = ["HuggingFaceCheckpoint"]
 
@@ -58,6 +59,7 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def __init__(self, path):
         super().__init__(path)
+        self._ternary_floats = {}
         with self._resources as resources:  # is left open below, when nothing went wrong
             self.config = self._json("config.json")
             self.generation_config = self._json("generation_config.json")
@@ -65,7 +67,9 @@ class HuggingFaceCheckpoint(Checkpoint):
             self.chat_template = self._chat_template()
             tokenizer = self._at("tokenizer.json")
             self.tokenizer_path = tokenizer if os.path.isfile(tokenizer) else None
+            self.pooling = self._read_pooling()
             self._open_weights()
+            self._complete_names()
             self._resources = resources.pop_all()
 
     @classmethod
@@ -73,6 +77,11 @@ class HuggingFaceCheckpoint(Checkpoint):
         """Whether `path` is a folder with a ``config.json`` and weights in safetensors."""
         config, *weights = (os.path.isfile(os.path.join(path, name)) for name in ("config.json", ONE_FILE, INDEX))
         return config and any(weights)
+
+    def matrix_shape(self, name):
+        """Say how many rows and columns a weight stands for, packed or not."""
+        info = self.info(f"{name}.weight")
+        return (4 * info.shape[0], *info.shape[1:]) if info.dtype == "U8" and info.shape else info.shape
 
     def is_quantized(self, name):
         """Whether a layer is ternary, to be read by `ternary`, and no ordinary one, to be read by `floats`.
@@ -87,7 +96,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         bool
         """
         info = self.info(name + ".weight")
-        return info.dtype == "U8" or (info.dtype in FLOATS and self._why_ordinary(name) is None)
+        return info.dtype == "U8" or (
+            info.dtype in FLOATS and (self._why_ordinary(name) is None or self._found_ternary(name))
+        )
 
     def ternary(self, name):
         """Find a ternary weight, and what its codes stand for.
@@ -117,13 +128,43 @@ class HuggingFaceCheckpoint(Checkpoint):
         rows, cols = info.shape if is_matrix else (0, 0)
         if info.dtype == "U8":
             return StoredTernary("packed", 4 * rows, cols, data=self.raw(weight), scale=self._scale(name))
-        if reason := self._why_ordinary(name):
+        reason = self._why_ordinary(name)
+        if reason and self._found_ternary(name):
+            codes, scale, group_size = codes_of_floats(self.floats(weight))
+            return StoredTernary("codes", rows, cols, scale=scale, codes=lambda: codes, group_size=group_size)
+        if reason:
             raise ModelLoadError.not_bitnet(info.file, weight, info.dtype, reason)
         need(f"{weight}_scale" not in self, info.file, f"the dtype of {label}", info.dtype,
              f"U8, because {quoted(weight + '_scale')} is there, which masters do not have")  # fmt: skip
         return StoredTernary("masters", rows, cols, floats=functools.partial(self.floats, weight))
 
+    @functools.cached_property
+    def activations(self):
+        """Which function the weights were made for.
+
+        Models whose files hold floats that are ternary as they stand, and whose configuration says nothing of BitNet,
+        were trained without quantised activations: TriLM, Ternary-Bonsai.
+        """
+        if self._quantization is None:
+            for name in self._files:
+                layer = name.removesuffix(".weight")
+                if name.endswith("_proj.weight") and self.is_quantized(layer):
+                    return "float32" if self._why_ordinary(layer) is not None else "int8"
+        return "int8"
+
     # ---- what weights are
+
+    def _found_ternary(self, name):
+        """Whether floats of a projection are ternary as they stand."""
+        if name not in self._ternary_floats:
+            weight, is_it = f"{name}.weight", False
+            is_matrix = len(self.info(weight).shape) == 2 and 0 not in self.info(weight).shape
+            if self._quantization is None and name.endswith("_proj") and is_matrix:
+                # A sample first, which settles it for weights that are not.
+                sample = self.floats(weight, slice(0, 16))
+                is_it = codes_of_floats(sample) is not None and codes_of_floats(self.floats(weight)) is not None
+            self._ternary_floats[name] = is_it
+        return self._ternary_floats[name]
 
     @functools.cached_property
     def _quantization(self):
@@ -160,6 +201,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         if listed and any(name.startswith(one) or name.endswith(one) for one in listed):
             return "quantization_config.modules_to_not_convert lists it"
         if quantization and quantization.mode == "online" and quantization.linear_class == "autobitlinear":
+            return None
+        if f"{name}.norm.weight" in self:  # of BitNet-embedding, which says nothing of quantisation
             return None
         architectures = self.config.get("architectures")
         names = architectures if isinstance(architectures, list) else [architectures]
@@ -217,6 +260,17 @@ class HuggingFaceCheckpoint(Checkpoint):
         need(found is None or isinstance(found, str), path, "chat_template", found, "a string, or a list of named ones")
         return found
 
+    def _read_pooling(self):
+        """As sentence-transformers writes it."""
+        path = self._at(os.path.join("1_Pooling", "config.json"))
+        if not os.path.isfile(path):
+            return None
+        said = parsed_json(read_bytes(path), path, "the file", unique=False)
+        modes = {"pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+        asked = [name for name, on in said.items() if name.startswith("pooling_mode_") and on is True]
+        need(len(asked) == 1 and asked[0] in modes, path, "what is true", asked, f"one of {', '.join(modes)}")
+        return modes[asked[0]]
+
     def _open_weights(self):
         if os.path.isfile(self._at(ONE_FILE)):
             file = self._open(ONE_FILE)
@@ -239,6 +293,12 @@ class HuggingFaceCheckpoint(Checkpoint):
             need(name in opened[part].tensors, index, f"'weight_map' of {quoted(name)}", part,
                  "the file that has the tensor, which this one does not")  # fmt: skip
         self._files = {name: opened[part] for name, part in where.items()}
+
+    def _complete_names(self):
+        """Files of models that embed texts leave out the name of the whole."""
+        if "embed_tokens.weight" in self._files and not any(name.startswith("model.") for name in self._files):
+            self._stored_names = {f"model.{name}": name for name in self._files}
+            self._files = {f"model.{name}": file for name, file in self._files.items()}
 
     def _open(self, name):
         file = SafetensorsFile(self._at(name))

@@ -71,6 +71,11 @@ class RandomCheckpoint(Checkpoint):
         """Never: no path leads here."""
         return False
 
+    def matrix_shape(self, name):
+        """Say how many rows and columns a weight stands for."""
+        info = self.info(f"{name}.weight")
+        return (4 * info.shape[0], info.shape[1]) if info.dtype == "U8" else info.shape
+
     def is_quantized(self, name):
         """Whether a layer is ternary."""
         return self.info(f"{name}.weight").dtype == "U8"

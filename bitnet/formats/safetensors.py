@@ -14,13 +14,11 @@ References
 
 import itertools
 import math
-import mmap
-import os
 
 import numpy as np
 
 from bitnet.errors import ModelLoadError
-from bitnet.formats.base import OpenFile, TensorInfo, need, parsed_json, quoted, released
+from bitnet.formats.base import DAMAGED, TensorInfo, mapped, need, parsed_json, quoted, released
 
 __all__ = ["DTYPES", "HEADER_LIMIT", "SafetensorsFile"]
 
@@ -34,8 +32,6 @@ DTYPES = {
     "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8",
 }  # fmt: skip
-
-DAMAGED = "; the file is damaged or cut short: get it again"
 
 
 class SafetensorsFile:
@@ -66,7 +62,7 @@ class SafetensorsFile:
         self.path = path
         self.tensors, self.metadata = {}, {}
         self._map, self._first_bytes = None, {}
-        self._file, mapping = _mapped(path)
+        self._file, mapping = mapped(path, 8)
         self._read_header(mapping)
         self._map = mapping
 
@@ -152,17 +148,6 @@ class SafetensorsFile:
 
     def _need(self, fits, what, got, needed, advice=DAMAGED):
         need(fits, self.path, what, got, needed + advice)
-
-
-def _mapped(path):
-    """Open a file and map it into memory, read-only."""
-    try:
-        file = OpenFile(path)
-        size = os.fstat(file.fileno()).st_size
-        need(size >= 8, path, "the size of the file", size, f"at least 8 bytes{DAMAGED}")  # mmap refuses 0 itself
-        return file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ModelLoadError.unreadable(path, error.strerror) from error
 
 
 def _is_size(value):

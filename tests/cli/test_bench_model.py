@@ -6,7 +6,7 @@ import json
 
 import pytest
 from checkpoints import DATA
-from cli_checkpoints import changed_config
+from cli_checkpoints import KNOWN, changed_config
 
 import bitnet
 from bitnet import machine
@@ -106,4 +106,4 @@ def test_what_cannot_be_loaded(unset, tmp_path, capsys):
     assert capsys.readouterr() == ("", f"bitnet: cannot read '{missing}': there is no such file or folder\n")
     other = changed_config(tmp_path / "other", model_type="mamba")
     assert main(["bench", other]) == 1
-    assert capsys.readouterr().err == f"bitnet: '{other}' is of model_type 'mamba'; known are 'bitnet', 'llama'\n"
+    assert capsys.readouterr().err == f"bitnet: '{other}' is of model_type 'mamba'; known are {KNOWN}\n"

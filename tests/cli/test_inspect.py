@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from checkpoints import DATA, PACKED, layer, write_folder
-from cli_checkpoints import changed_config, with_tokenizer
+from cli_checkpoints import KNOWN, changed_config, with_tokenizer
 
 from bitnet.cli import main
 
@@ -62,7 +62,7 @@ def test_an_unknown_model_type_is_told(tmp_path, capsys):
     output, complaints = capsys.readouterr()
     rows = lines_of(output)
     assert complaints == ""
-    assert rows["PROBLEM"] == f"'{path}' is of model_type 'mamba'; known are 'bitnet', 'llama'"
+    assert rows["PROBLEM"] == f"'{path}' is of model_type 'mamba'; known are {KNOWN}"
     assert (rows["can be loaded"], rows["missing"], rows["not used"]) == ("no", "unknown", "unknown")
     assert rows["scales"].startswith("28: min ")
 

@@ -240,7 +240,7 @@ def test_files_beside_the_weights_have_a_limit(tmp_path):
 
 LOOKED = (
     "is no checkpoint of a known format; looked for a folder with 'config.json' and 'model.safetensors' or "
-    "'model.safetensors.index.json' (hugging_face)"
+    "'model.safetensors.index.json' (hugging_face) or a .gguf file or a folder with one (gguf)"
 )
 
 

@@ -216,7 +216,7 @@ DECISIONS = [
 
 @pytest.mark.parametrize(("config", "name", "reason"), DECISIONS)
 def test_floats_are_masters_where_the_configuration_says_so(tmp_path, config, name, reason):
-    path = write_folder(tmp_path, {f"{name}.weight": ("BF16", bf16(np.ones((2, 3))))}, config)
+    path = write_folder(tmp_path, {f"{name}.weight": ("BF16", bf16([[1, 2, 3], [4, 5, 6]]))}, config)
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.is_quantized(name) == (reason is None)
         if reason is None:

@@ -212,6 +212,7 @@ BITNET_KERNEL void OPS(store)(int dtype, const float *x, ptrdiff_t n, void *row)
 }
 
 #include "ops_attend.h"
+#include "ops_floats.h"
 
 #undef f32x16
 #undef i32x16

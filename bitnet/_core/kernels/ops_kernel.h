@@ -73,6 +73,10 @@ typedef struct {
     void (*store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n, void *block,
                        ptrdiff_t position);
     void (*store_value)(int dtype, const float *x, ptrdiff_t n, void *block, ptrdiff_t position);
+    /* Tiles of a panel of packing i2 against floats, (tokens, 16 * tiles) at a distance of x_stride; at most 8 tokens:
+     * sums[16 * t + r] = sum_c weight[r, c] * x[t, c], added column by column. */
+    void (*floats)(const uint8_t *w, const float *x, ptrdiff_t x_stride, float *sums, ptrdiff_t tiles,
+                   ptrdiff_t tokens);
 } bitnet_ops;
 
 #endif

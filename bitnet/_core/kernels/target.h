@@ -100,6 +100,8 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #define BITNET_ERF(x) __builtin_erff(x)
 /* A type of 16 numbers of 4 bytes, wherever in memory. */
 #define BITNET_VECTOR __attribute__((vector_size(64), aligned(4), may_alias))
+/* Integers of a vector as floats, of a vector type. */
+#define OPS_CONVERT(v, type) __builtin_convertvector(v, type)
 /* The lanes of such a vector in another order. */
 #if defined(__clang__)
 #  define OPS_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
