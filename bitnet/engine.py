@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet._core.program import Execution
+from bitnet.assets import BUNDLED
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.embedding import embedded
 from bitnet.errors import ErrorContext, InferenceError
@@ -147,6 +148,7 @@ class InferenceEngine:
             If it is damaged, or no model that is known.
         """
         self._check_open()
+        path = BUNDLED if path is None else path
         with ErrorContext.during("load_model", path=os.fspath(path)):
             return load_model(path, self.config, progress)
 

@@ -15,7 +15,6 @@ from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
-from bitnet.assets import BUNDLED
 from bitnet.chat import ChatTemplate
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
@@ -281,14 +280,13 @@ class _Weights:
         return stored.view(np.uint16) if wanted == "float16" else stored, wanted
 
 
-def load_model(path: Any = None, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
+def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:
     """Load a checkpoint.
 
     Parameters
     ----------
-    path : str, optional
-        A Hugging Face folder, a GGUF file, or an id of the Hugging Face Hub; by default the model that comes with the
-        package.
+    path : str
+        A Hugging Face folder, a GGUF file, or an id of the Hugging Face Hub.
     engine_config : EngineConfig, optional
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)`` with each tensor that was read.
@@ -303,8 +301,7 @@ def load_model(path: Any = None, engine_config: EngineConfig | None = None, prog
         If it is damaged, or no model that is known.
     """
     engine_config = engine_config or EngineConfig()
-    path = BUNDLED if path is None else local_path(path)
-    return _loaded(open_checkpoint(path, engine_config.i2s_layout), engine_config, progress)
+    return _loaded(open_checkpoint(local_path(path), engine_config.i2s_layout), engine_config, progress)
 
 
 def random_model(shape: str, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:

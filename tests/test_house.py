@@ -70,7 +70,7 @@ ARROWS = {
     "assets": "",
     "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
               "engine model inspection _bitnet_runtime",
-    "engine": "errors config embedding memory model sampling kv_cache _core.program",
+    "engine": "assets errors config embedding memory model sampling kv_cache _core.program",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
     "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
@@ -81,7 +81,7 @@ ARROWS = {
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "assets errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
+    "model": "errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
              "_core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is

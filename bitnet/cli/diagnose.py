@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint: a folder in the Hugging Face format")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL",
+        help="a Hugging Face folder or a GGUF file (default: the model that comes with bitnet)",
+    )  # fmt: skip
     parser.add_argument("-p", "--prompt", metavar="PROMPT",
                         help="a text, or token ids with commas (default: 1,2,...,16)")
     parser.add_argument("--compare", metavar="OTHER", help="another checkpoint of the same shape to run side by side")
