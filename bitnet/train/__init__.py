@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'bitnet.train' has no attribute '{name}'")
     try:
-        import torch  # noqa: F401
+        importlib.import_module("torch")
     except ImportError as error:
         raise DeviceError.missing_extra("torch", "train") from error
     return getattr(importlib.import_module(f"bitnet.train.{HOMES[name]}"), name)
