@@ -55,7 +55,7 @@ def test_it_is_inspected_benched_and_generates(folder, capsys):
     assert found["totals"]["ternary_parameters"] == 30 * (2 * 2560 * 2560 + 2 * 640 * 2560 + 3 * 6912 * 2560)
     assert main(["bench", str(folder), "-p", "16", "-n", "4", "-r", "1"]) == 0
     assert "pp16" in capsys.readouterr().out
-    assert main(["generate", str(folder), "some text", "--max-new-tokens", "8", "--quiet"]) == 0
+    assert main(["generate", "-m", str(folder), "some text", "--max-new-tokens", "8", "--quiet"]) == 0
 
 
 def test_it_opens_at_once_and_runs_as_the_source_does(folder):
