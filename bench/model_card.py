@@ -26,7 +26,7 @@ PROMPTS = (
     "Lucy planted a tiny seed behind the school.",
     "The captain of the paper boat was a green frog.",
 )
-SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.0, "max_new_tokens": 160}
+SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 160}
 
 
 def documents(path):

@@ -5,6 +5,7 @@ belongs to one request and has random numbers of its own, one for each token, so
 whatever else runs.
 """
 
+import functools
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -64,7 +65,11 @@ class Sampler:
         self.config = config
         self.vocab_size = int(vocab_size)
         self.seed = secrets.randbits(64) if config.seed is None else config.seed
-        self._random = np.random.Generator(np.random.PCG64(self.seed))
+
+    @functools.cached_property
+    def _random(self) -> "np.random.Generator":
+        # Made when something is drawn: the import of numpy.random is part of the time to a first token.
+        return np.random.Generator(np.random.PCG64(self.seed))
 
     def pick(self, logits: Floats, history: Sequence[int] | npt.NDArray[Any] = (), *,
              forbidden: Iterable[int] = ()) -> int:  # fmt: skip

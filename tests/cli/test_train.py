@@ -33,9 +33,14 @@ def test_train_export_generate(text, tmp_path, capsys):
     assert len(re.findall(r"validation [\d.]+ nats a token, [\d.]+ bits a character", complaints)) == 2
     assert re.search(rf"40 steps, [\d,]+ tokens in [\d.]+ min; the run is in '{run}'", complaints)
     assert main(["export", run, model]) == 0
-    assert capsys.readouterr().out.startswith(f"{model}: ")
+    assert capsys.readouterr().out.startswith(f"{model} is written")
     assert main(["generate", "-m", model, "Ann had a", "--max-new-tokens", "8", "--quiet"]) == 0
-    assert len(capsys.readouterr().out) > 5
+    story = capsys.readouterr().out
+    assert len(story) > 5
+    assert main(["export", run, model + ".own", "--to", "bitnet"]) == 0
+    assert capsys.readouterr().out.startswith(f"{model}.own is written")
+    assert main(["generate", "-m", model + ".own", "Ann had a", "--max-new-tokens", "8", "--quiet"]) == 0
+    assert capsys.readouterr().out == story
     assert main(["train", str(settings), *SIZES, "--steps", "42", "--output", run, "--resume", "--quiet"]) == 0
     assert capsys.readouterr().err.startswith("42 steps, ")
 
