@@ -29,6 +29,9 @@ from bitnet.weight import choose_packing
 __all__ = ["Model", "load_model", "random_model"]
 
 
+HEAD_ROWS = 512  # of the head, made of floats at once: they are memory beside the model
+
+
 class Model:
     """A model, ready to run. Immutable; may be shared between engines and threads.
 
@@ -267,16 +270,16 @@ class _Weights:
             dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
             block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
             stored = np.frombuffer(block, dtype).reshape(shape)
-        for start in range(0, shape[0], 4096):
-            rows = self.checkpoint.floats(source, slice(start, min(start + 4096, shape[0])))
+        for start in range(0, shape[0], HEAD_ROWS):
+            rows = self.checkpoint.floats(source, slice(start, min(start + HEAD_ROWS, shape[0])))
             self.checkpoint.let_go()
             if wanted == "int8":
                 stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
             elif wanted in ("float16", "float32"):
-                stored[start : start + 4096] = rows
+                stored[start : start + HEAD_ROWS] = rows
             else:
                 bits = rows.view(np.uint32)
-                stored[start : start + 4096] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+                stored[start : start + HEAD_ROWS] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return stored.view(np.uint16) if wanted == "float16" else stored, wanted
 
 
