@@ -20,7 +20,7 @@ cdef extern from "kernels/gemm_kernel.h":
         void (*expand)(const uint8_t *groups, Py_ssize_t steps, uint8_t *weights) noexcept nogil
         void (*prepare)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t steps, uint8_t *inputs,
                         int32_t *sums) noexcept nogil
-        void (*multiply)(const uint8_t *weights, const uint8_t *inputs, Py_ssize_t steps,
+        void (*multiply)(const uint8_t *weights, const uint8_t *inputs, Py_ssize_t steps, int32_t *const *before,
                          int32_t *const *y) noexcept nogil
         void (*finish)(void *y, Py_ssize_t rows, int32_t sum, const float *scales, Py_ssize_t step,
                        float factor) noexcept nogil
@@ -47,7 +47,7 @@ ctypedef struct GemmJob:
     Py_ssize_t y_stride
     # Memory of each member, and the units.
     uint8_t *scratch
-    Py_ssize_t row_units, unit_blocks
+    Py_ssize_t row_units, unit_blocks, unit_tokens
 
 # The kernel for the instruction set in use, or NULL.
 cdef const bitnet_gemm_kernel *gemm_kernel() except? NULL
