@@ -25,10 +25,6 @@ cdef extern from "kernels/gemm_kernel.h":
         void (*finish)(void *y, Py_ssize_t rows, int32_t sum, const float *scales, Py_ssize_t step,
                        float factor) noexcept nogil
 
-cdef enum:
-    # From here on expanding the weights pays (measured: bench/README.md).
-    GEMM_LEAST_TOKENS = 32
-
 # A product of many tokens with whole blocks of a weight's panels.
 ctypedef struct GemmJob:
     const bitnet_gemm_kernel *kernel
@@ -36,6 +32,7 @@ ctypedef struct GemmJob:
     bitnet_groups groups
     const uint8_t *w
     Py_ssize_t panel_bytes, tiles, tile_cols, blocks
+    Py_ssize_t least_tokens        # from here on expanding the weights pays
     const float *scales            # NULL for integers
     Py_ssize_t scale_step
     # The inputs: rows of q_stride bytes, zeros up to there, for a multiple of GEMM_TOKENS tokens.

@@ -137,7 +137,7 @@ BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, 
 #define GEMM_CLEAR_4(a, b, c, d) GEMM_CLEAR(a) GEMM_CLEAR(b) GEMM_CLEAR(c) GEMM_CLEAR(d)
 
 BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps,
-                                            const int32_t *const *before, int32_t *const *y) {
+                                            int32_t *const *before, int32_t *const *y) {
     BITNET_ASSERT((uintptr_t)weights % 64 == 0 && (uintptr_t)inputs % 64 == 0 && steps > 0 && steps <= GEMM_STEPS);
     const uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     BITNET_ASM(
