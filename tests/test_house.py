@@ -47,8 +47,9 @@ ARROWS = {
     "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
-                     "_core.threads _core.memory _core.arrays",
+    "_core.counting": "",
+    "_core.program": "errors _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+                     "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "_load_errors": "_errors",

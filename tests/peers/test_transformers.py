@@ -67,7 +67,7 @@ SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hid
 def configuration(kind):
     if kind == "gemma3":
         return transformers.Gemma3TextConfig(
-            **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=64,
+            **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=5,
             layer_types=["sliding_attention", "full_attention"],
         )  # fmt: skip
     if kind == "qwen3":
