@@ -69,12 +69,13 @@ ARROWS = {
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
-    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
-              "engine model inspection _bitnet_runtime",
+    "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
+              "memory engine model inspection _bitnet_runtime",
     "engine": "assets errors config embedding memory model sampling kv_cache _core.program",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
-    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "calibration": "errors kv_cache model _core.program _core.quant",
+    "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "

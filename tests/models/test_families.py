@@ -68,7 +68,7 @@ class Model:
     """Random weights of a family, as masters, and its function."""
 
     def __init__(self, rng, kind, head_dim=32):
-        self.kind, self.head_dim, self.tensors = kind, head_dim, {}
+        self.kind, self.head_dim, self.tensors, self.stays_float = kind, head_dim, {}, False
         c = SIZES
         heads, keys = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
         hidden, inner = c["hidden_size"], c["intermediate_size"]
@@ -106,6 +106,8 @@ class Model:
     def linear(self, x, name):
         if self.kind in ("qwen3", "gemma3"):
             x = rms(x, self.numbers(f"{name}.norm").astype(np.float64))
+        if self.stays_float:
+            return x @ self.numbers(name).astype(np.float64).T
         codes, scale = bitnet.quantize_weights(self.numbers(name))
         return reference.matmul(codes, scale, x.astype(np.float32)).astype(np.float64)
 
@@ -280,6 +282,45 @@ def test_a_window_that_is_none_is_refused(tmp_path, window):
     path, _, _ = family(tmp_path, "gemma3", sliding_window=window, layer_types=["sliding_attention"] * 2)
     with pytest.raises(ModelLoadError, match=r"sliding_window is .*; it must be a number of positions above 0"):
         bitnet.load(path)
+
+
+# ---- weights as they are
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("stored", ["BF16", "F16", "F32"])
+def test_weights_can_be_left_as_they_are(isa, tmp_path, kind, stored):
+    path, model, theta = family(tmp_path, kind)
+    of = {"BF16": bf16, "F16": np.float16, "F32": np.float32}[stored]
+    tensors = dict(model.tensors)
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        numbers = model.numbers(name.removesuffix(".weight")) * np.float32(0.125)
+        tensors[name] = (stored, of(numbers))
+        model.tensors[name] = ("BF16", bf16(numbers))  # float16 holds those, too, but for the smallest
+    raw, _ = CONFIGS[kind]
+    path = write_folder(tmp_path / "b", tensors, {**SIZES, **raw})
+    model.stays_float = True
+    expected = model.hidden(IDS, theta) @ model.numbers("model.embed_tokens").T.astype(np.float64)
+    with bitnet.load(path, FLOAT32.replace(weights="float")) as loaded:
+        found = loaded.infer(IDS)
+        assert (loaded.engine.infer_batch(loaded.model, [IDS[:3], IDS])[1] == found).all()
+        assert set(loaded.model.program.kinds) == {"embed", "rms_norm", "dense", "rope", "attention", "gate", "add",
+                                                   "head"}  # fmt: skip
+        diagnosis = bitnet.diagnose(loaded.model, IDS)
+        assert diagnosis.first_bad is None
+        with bitnet.profile() as measured:
+            loaded.infer(IDS)
+        assert next(row.macs for row in measured.operations() if row.name.endswith("0.mlp.up_proj")) == 8 * 128 * 64
+    with bitnet.load(path, FLOAT32.replace(weights="float", num_threads=3)) as loaded:
+        assert (loaded.infer(IDS) == found).all()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_weights_that_are_stored_ternary_stay_so():
+    path = DATA / "llama-packed-bitlinear"
+    with bitnet.load(path, FLOAT32) as one, bitnet.load(path, FLOAT32.replace(weights="float")) as other:
+        assert one.model.program.kinds == other.model.program.kinds
+        assert (one.infer(IDS) == other.infer(IDS)).all()
 
 
 # ---- activations as they are
