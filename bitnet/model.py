@@ -15,7 +15,7 @@ from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
-from bitnet.chat import ChatTemplate
+from bitnet.chat import compiled
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
@@ -60,6 +60,7 @@ class Model:
         self._ends = checkpoint.generation_config.get("eos_token_id")
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
+        self._marks = [_mark(checkpoint, self.tokenizer, role) for role in ("bos", "eos")]
         self.pooling = checkpoint.pooling or "last"
 
     @property
@@ -126,21 +127,42 @@ class Model:
             raise InferenceError.tokens(prompt)
         return ids.astype(np.int64).clip(-1, 2**31 - 1).astype(np.int32)
 
-    def chat_prompt(self, messages: Any) -> str:
+    def chat_prompt(
+        self, messages: Any, *, tools: Any = None, template: str | None = None, add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
         """Write a conversation with the checkpoint's template.
 
         Parameters
         ----------
         messages : list of dict
-            Each with a ``"role"`` and a ``"content"``.
+            As of `bitnet.chat.ChatTemplate.render`.
+        tools : list of dict, optional
+            JSON schemas of functions that the model may ask for; templates that know no tools leave them out.
+        template : str, optional
+            A source in Jinja to use instead, or a name in `bitnet.chat.TEMPLATES`: "plain" for models that were not
+            trained to chat.
+        add_generation_prompt : bool, optional
+            Whether to write the beginning of the answer.
+        **variables
+            What else the template may ask for, as ``enable_thinking``.
 
         Returns
         -------
         str
+
+        Raises
+        ------
+        ModelLoadError
+            If the checkpoint has no template.
+        FormatError
+            If the template fails, or goes beyond its bounds.
         """
-        if self.chat_template is None:
+        template = self.chat_template if template is None else template
+        if template is None:
             raise ModelLoadError.no_chat_template(self.path)
-        return ChatTemplate(self.chat_template).render(messages)
+        variables |= {} if tools is None else {"tools": tools}
+        return compiled(template, *self._marks).render(messages, add_generation_prompt, **variables)
 
     def __repr__(self):
         return (
@@ -170,6 +192,17 @@ def _tokenizer(checkpoint, config):
         checkpoint.tokenizer_path, bos_token_id=config.bos_token_id,
         add_bos=checkpoint.tokenizer_config.get("add_bos_token"), eos_token_ids=config.eos_token_id or (),
     )  # fmt: skip
+
+
+def _mark(checkpoint, tokenizer, role):
+    """What a chat template finds as ``bos_token`` or ``eos_token``."""
+    said = checkpoint.tokenizer_config
+    if f"{role}_token" in said:
+        token = said[f"{role}_token"]
+        token = token.get("content") if isinstance(token, Mapping) else token
+        return token if isinstance(token, str) else ""
+    ids = () if tokenizer is None else tokenizer.eos_token_ids if role == "eos" else [tokenizer.bos_token_id]
+    return "".join(tokenizer.decode([id], skip_special_tokens=False) for id in ids[:1] if id is not None)
 
 
 def packing_of(config, engine_config):

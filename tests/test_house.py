@@ -59,7 +59,8 @@ ARROWS = {
     "quant": "errors config _core.arrays _core.quant",
     "tokenizer": "errors formats.base formats.gguf_file vocabulary",
     "vocabulary": "errors",
-    "chat": "errors",
+    "chat": "errors sandbox",
+    "sandbox": "",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -70,8 +71,10 @@ ARROWS = {
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
-              "memory engine model inspection _bitnet_runtime",
-    "engine": "assets errors config embedding memory model sampling kv_cache _core.program",
+              "memory engine loaded model inspection _bitnet_runtime",
+    "engine": "assets errors config memory model sampling texts kv_cache _core.program",
+    "loaded": "config embedding engine model",
+    "texts": "embedding",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
     "calibration": "errors kv_cache model _core.program _core.quant",
