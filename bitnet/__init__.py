@@ -11,6 +11,7 @@ The map, from here to the instruction::
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
+    bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
@@ -35,6 +36,7 @@ The map, from here to the instruction::
 
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
+from bitnet.calibration import activation_statistics
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
 from bitnet.conversion import convert
 from bitnet.debugging import debug, debug_trace, time_operation
@@ -74,6 +76,7 @@ __all__ = [
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "activation_statistics",
     "compare",
     "convert",
     "debug",
