@@ -47,8 +47,9 @@ ARROWS = {
     "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
-                     "_core.threads _core.memory _core.arrays",
+    "_core.counting": "",
+    "_core.program": "errors _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+                     "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "_load_errors": "_errors",
@@ -58,7 +59,8 @@ ARROWS = {
     "quant": "errors config _core.arrays _core.quant",
     "tokenizer": "errors formats.base formats.gguf_file vocabulary",
     "vocabulary": "errors",
-    "chat": "errors",
+    "chat": "errors sandbox",
+    "sandbox": "",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -68,12 +70,15 @@ ARROWS = {
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
-    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
-              "engine model inspection _bitnet_runtime",
-    "engine": "assets errors config embedding memory model sampling kv_cache _core.program",
+    "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
+              "memory engine loaded model inspection _bitnet_runtime",
+    "engine": "assets errors config memory model sampling texts kv_cache _core.program",
+    "loaded": "config embedding engine model",
+    "texts": "embedding",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
-    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "calibration": "errors kv_cache model _core.program _core.quant",
+    "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "

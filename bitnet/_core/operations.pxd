@@ -14,26 +14,28 @@ cdef enum Kind:
     GATE
     ADD
     HEAD
+    DENSE
 
 cdef struct Operation:
     Kind kind
     # Offsets into the scratch memory, in bytes a token; and widths, in floats.
     Py_ssize_t source, result, source_width, result_width
     Job job                        # LINEAR
-    Py_ssize_t column              # LINEAR: where in the result's row
+    Py_ssize_t column              # LINEAR, DENSE: where in the result's row
     const float *gain              # NORM; ROPE: of the norm of each query head, or NULL
     const float *key_gain          # ROPE: the same of keys
     const float *cosine            # ROPE: (context, head_dim / 2)
     const float *sine
     float eps
     int function                   # GATE
-    int dtype                      # EMBED, HEAD: of the table
-    const uint8_t *table           # EMBED, HEAD: (rows, width); or NULL: in a file
+    int dtype                      # EMBED, HEAD, DENSE: of the table
+    const uint8_t *table           # EMBED, HEAD, DENSE: (rows, width); or NULL: in a file
     int file                       # EMBED: its descriptor, the table's first byte there, and bytes of a number
     Py_ssize_t offset, item_bytes
     Py_ssize_t rows, row_bytes
     HeadJob head                   # HEAD, of int8 rows
     Py_ssize_t layer               # ROPE, ATTEND
+    Py_ssize_t window              # ATTEND: of how many positions a token sees, its own included; or 0 for all
     float factor                   # ATTEND: of the scores; EMBED: of the numbers
 
 

@@ -119,26 +119,33 @@ cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
 
 cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at,
                        Py_ssize_t queries) noexcept nogil:
-    """Some of them over all positions up to their own, block by block. Their own are in the same block."""
+    """Some of them over all positions up to their own, or a window that ends there, block by block. Their own are in the
+    same block."""
     cdef const Shape *s = r.shape
     cdef const float *query[TILE_QUERIES]
     cdef float *sums[TILE_QUERIES]
     cdef float state[TILE_QUERIES][2]
     cdef Py_ssize_t positions[TILE_QUERIES]
-    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], t, head, q, i
+    cdef Py_ssize_t begins[TILE_QUERIES]
+    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window
+    cdef Py_ssize_t t, head, q, i
     for q in range(queries):
         t, head = first + (at + q) // group, kv_head * group + (at + q) % group
         query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
         state[q][0], state[q][1] = -INFINITY, 0
         memset(sums[q], 0, s.head_dim * sizeof(float))
+    if window:
+        start = max(<Py_ssize_t>0, last + at // group + 1 - window) // OPS_BLOCK * OPS_BLOCK
     while start <= last:
         for q in range(queries):
-            positions[q] = min(<Py_ssize_t>OPS_BLOCK, r.positions[first + (at + q) // group] + 1 - start)
+            t = r.positions[first + (at + q) // group] + 1
+            positions[q] = min(<Py_ssize_t>OPS_BLOCK, t - start)
+            begins[q] = max(<Py_ssize_t>0, t - window - start) if window else 0
         q = 0
         while q < queries:
             r.ops.attend(s.kv_dtype, <int>min(<Py_ssize_t>OPS_QUERIES, queries - q), query + q,
-                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), positions + q,
-                         s.head_dim, r.now.factor, state + q, sums + q)
+                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), begins + q,
+                         positions + q, s.head_dim, r.now.factor, state + q, sums + q)
             q += OPS_QUERIES
         start += OPS_BLOCK
     for q in range(queries):
@@ -155,6 +162,16 @@ cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
         for out in range(r.n_outputs):
             r.logits[out * r.now.rows + row] = r.ops.dot(
                 r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]), r.now.source_width)
+
+
+cdef void _dense(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Some rows of a weight of floats, each read once for all tokens."""
+    cdef Run *r = <Run *>data
+    cdef Py_ssize_t row, t, first = unit * r.rows_per_unit
+    for row in range(first, min(first + r.rows_per_unit, r.now.rows)):
+        for t in range(r.tokens):
+            result_of(r, t)[r.now.column + row] = r.ops.dot(
+                r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, t), r.now.source_width)
 
 
 cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
@@ -178,6 +195,9 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         run(_gate, r, r.tokens, threads)
     elif o.kind == ADD:
         run(_add, r, r.tokens, threads)
+    elif o.kind == DENSE:
+        r.rows_per_unit = max(<Py_ssize_t>16, o.rows // (16 * threads))
+        run(_dense, r, (o.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
     elif r.n_outputs and o.dtype == OPS_INT8:
         o.head.x, o.head.x_stride, o.head.picked, o.head.tokens = _source(r, 0), o.source_width, r.outputs, r.n_outputs
         o.head.y = r.logits

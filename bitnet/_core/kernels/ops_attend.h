@@ -42,15 +42,20 @@ BITNET_INLINE float OPS(largest)(const f32x16 *lanes) {
     return m[0] > m[1] ? m[0] : m[1];
 }
 
-/* Goes on with one query's softmax; its scores become weights, 0 from `positions` on. Returns what the sums so far are
- * to be multiplied by. */
-BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t positions, float *state) {
+/* Goes on with one query's softmax; its scores become weights, 0 before `from` and from `positions` on. Returns what the
+ * sums so far are to be multiplied by. */
+BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t from, ptrdiff_t positions, float *state) {
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const f32x16 none = (f32x16){0} - BITNET_INFINITY;
     f32x16 most = none, total = {0};
+    if (from >= positions) { /* a later query than those it is with: its window begins in a later block */
+        for (ptrdiff_t j = 0; j < positions; j += 16) *(f32x16 *)(weights + j) = (f32x16){0};
+        return 1;
+    }
     for (ptrdiff_t j = 0; j < positions; j += 16) {
         const f32x16 score = *(f32x16 *)(weights + j);
-        const i32x16 is_in = lane < (i32x16){0} + (int32_t)(positions - j);
+        const i32x16 is_before = lane < (i32x16){0} + (int32_t)(positions - j);
+        const i32x16 is_in = is_before & (lane >= (i32x16){0} + (int32_t)(from - j));
         const f32x16 kept = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
         OPS(raise)(&most, kept);
         *(f32x16 *)(weights + j) = kept;
@@ -86,8 +91,9 @@ BITNET_INLINE void OPS(mix)(const int dtype, const int bytes, const int queries,
 }
 
 BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int queries, const float *const *query,
-                                  const char *keys, const char *values, const ptrdiff_t *positions, ptrdiff_t width,
-                                  float scale, float (*state)[2], float *const *sum) {
+                                  const char *keys, const char *values, const ptrdiff_t *from,
+                                  const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
+                                  float *const *sum) {
     float scores[OPS_QUERIES][OPS_BLOCK], shrink[OPS_QUERIES];
     const float *weights[OPS_QUERIES];
     ptrdiff_t most = positions[0], common = positions[0], at = 0;
@@ -99,7 +105,7 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
         OPS(scores)(dtype, bytes, queries, OPS_TILE, query, keys, width, at, scale, scores);
     for (; at < most; at += 16) OPS(scores)(dtype, bytes, queries, 1, query, keys, width, at, scale, scores);
     for (int q = 0; q < queries; q++) {
-        shrink[q] = OPS(soften)(scores[q], positions[q], state[q]);
+        shrink[q] = OPS(soften)(scores[q], from[q], positions[q], state[q]);
         if (dtype == OPS_INT8)
             for (ptrdiff_t j = 0; j < positions[q]; j += 16)
                 *(f32x16 *)(scores[q] + j) *= *(const f32x16 *)((const float *)(values + width * OPS_BLOCK) + j);
@@ -120,7 +126,7 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
 }
 
 #define OPS_ATTEND(dtype, bytes, queries) \
-    OPS(attend_of)(dtype, bytes, queries, query, keys, values, positions, width, scale, state, sum)
+    OPS(attend_of)(dtype, bytes, queries, query, keys, values, from, positions, width, scale, state, sum)
 
 #define OPS_ATTEND_QUERIES(dtype, bytes)                     \
     switch (queries) {                                       \
@@ -131,8 +137,8 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
     }
 
 BITNET_KERNEL void OPS(attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                               const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
-                               float *const *sum) {
+                               const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale,
+                               float (*state)[2], float *const *sum) {
     BITNET_ASSERT(queries >= 1 && queries <= OPS_QUERIES);
     switch (dtype) {
     case OPS_FLOAT32: OPS_ATTEND_QUERIES(OPS_FLOAT32, 4) break;
