@@ -22,16 +22,8 @@ from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, lo
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
-from bitnet._core.operations cimport operate
-from bitnet._core.ops cimport (
-    OPS_BFLOAT16,
-    OPS_BLOCK,
-    OPS_FLOAT16,
-    OPS_FLOAT32,
-    OPS_INT8,
-    OPS_QUERIES,
-    vector_ops,
-)
+from bitnet._core.operations cimport attend_together, operate
+from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -139,7 +131,6 @@ cdef class Program:
         self._shape.kv_dtype = DTYPES[kv_dtype]
         self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
                                                "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
-        self._shape.tile_tokens = max(1, OPS_QUERIES * config.num_key_value_heads // config.num_attention_heads)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         self._angles = {}  # by the base of the frequencies
@@ -376,7 +367,7 @@ cdef class Execution:
         r.tiles, r.strips = <const int32_t *>self._tiles.data, <const int32_t *>self._strips.data
         if len(pages) == 0 or _is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
             self._refuse(ids, positions, sequences, rooms, outputs)
-        r.n_tiles = _cut(&r, program._shape.tile_tokens, <int32_t *>self._tiles.data)
+        r.n_tiles = _cut(&r, attend_together(r.shape, tokens, threads), <int32_t *>self._tiles.data)
         r.n_strips = _cut(&r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.pages = <const uintptr_t *const *>&page_view[0]
         r.starts = <Py_ssize_t *>self._starts.data
