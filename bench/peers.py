@@ -56,7 +56,7 @@ class LlamaCpp:
         params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, 1024, 1, True
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.n_batch = params.n_ubatch = 512
-        params.cache_ram_mib = 0
+        params.cache_ram_mib, params.verbosity = 0, -1
         self.server = xllamacpp.Server(params)
         self.name = f"llama.cpp (xllamacpp {version('xllamacpp')}), TQ2_0, Q6_K head"
 
