@@ -47,7 +47,9 @@ ARROWS = {
     "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
+    "_core.program": "errors _core.batch _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul "
+                     "_core.packing "
                      "_core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -70,7 +72,12 @@ ARROWS = {
     "assets": "",
     "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
               "engine model inspection _bitnet_runtime",
-    "engine": "assets errors config embedding memory model sampling kv_cache _core.program",
+    "engine": "assets errors completion config embedding generation memory model request scheduler stream kv_cache",
+    "completion": "",
+    "request": "completion errors sampling",
+    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "stream": "completion errors",
+    "generation": "completion errors request",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
     "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
@@ -78,7 +85,7 @@ ARROWS = {
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
                   "hub model models tokenizer vocabulary _core.packing _core.quant",
-    "kv_cache": "_core.memory _core.program",
+    "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
     "model": "errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
