@@ -2,11 +2,12 @@
 
 The map, from here to the instruction::
 
-    bitnet.load, InferenceEngine  engine.py             load, generate, stream, logits
+    bitnet.load, InferenceEngine  engine.py, loaded.py  load, generate, stream, logits
+        │                       texts.py                chat, and vectors of texts: embedding.py
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
-        │                       tokenizer.py  vocabulary.py  chat.py
+        │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
         │                       kv_cache.py             their keys and values, and which of them share some
@@ -14,6 +15,7 @@ The map, from here to the instruction::
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
+    bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
@@ -38,16 +40,18 @@ The map, from here to the instruction::
 
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
+from bitnet.calibration import activation_statistics
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
 from bitnet.conversion import convert
 from bitnet.debugging import debug, debug_trace, time_operation
 from bitnet.debugging import start_from_environment as _start_from_environment
 from bitnet.diagnosis import Diagnosis, diagnose
-from bitnet.engine import Completion, InferenceEngine, LoadedModel, Piece, Stream, load
+from bitnet.engine import Completion, InferenceEngine, Piece, Stream
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
 from bitnet.evaluation import compare, perplexity
 from bitnet.inspection import inspect_checkpoint
+from bitnet.loaded import LoadedModel, load
 from bitnet.memory import HybridMemoryPool, LeakReport, MemoryHandle, MemoryStats
 from bitnet.model import Model, random_model
 from bitnet.profiling import Profile, profile
@@ -76,6 +80,7 @@ __all__ = [
     "QuantizationConfig",
     "Stream",
     "TernaryWeight",
+    "activation_statistics",
     "compare",
     "convert",
     "debug",

@@ -63,7 +63,8 @@ class ModelLoadError(BitNetError, RuntimeError):
     @classmethod
     def no_chat_template(cls, path: Any) -> Self:
         """A conversation for a checkpoint that does not say how to write one."""
-        return cls(f"'{path}' has no chat template; write the prompt as text", path=path)
+        return cls(f"'{path}' has no chat template; write the prompt as text, or give a template: 'plain' writes "
+                   "what was said, line by line", path=path)
 
     @classmethod
     def unknown_model(cls, path: Any, name: str, known: Iterable[str]) -> Self:

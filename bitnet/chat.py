@@ -1,22 +1,23 @@
 """Chat templates: a conversation becomes the text that a model was trained to continue.
 
-A template is a program in Jinja that comes with a checkpoint, so with somebody else's file. It runs in Jinja's sandbox,
-where it sees the messages and may not look behind them. Time is not limited: a template can count to 100 000 in a loop,
-and loops nest.
+A template is a program in Jinja that comes with a checkpoint, so with somebody else's file. It runs in a sandbox
+(``sandbox.py``), where it sees the messages and may not look behind them, and where its size, its time and all that it
+makes are bounded.
 """
 
-import datetime
+import functools
 import json
+import re
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from bitnet import sandbox
 from bitnet.errors import ConfigurationError, FormatError
 
-__all__ = ["BITNET_2B_4T", "MAX_RENDERED", "ChatTemplate"]
-
-MAX_RENDERED = 1 << 24
-"""Characters that a rendered conversation may have: some hundred times the context of any model here."""
+__all__ = ["BITNET_2B_4T", "PLAIN", "TEMPLATES", "ChatTemplate", "ToolCall", "compiled", "parse_tool_calls",
+           "tool_format"]  # fmt: skip
 
 BITNET_2B_4T = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | capitalize "
@@ -28,6 +29,17 @@ BITNET_2B_4T = (
 From tokenizer_config.json of huggingface.co/microsoft/bitnet-b1.58-2B-4T; the same text as ``ChatFormat`` writes in
 github.com/microsoft/BitNet, gpu/tokenizer.py.
 """
+
+PLAIN = (
+    "{% for message in messages %}{{ message['content'] | trim }}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
+)
+"""No format at all, for models that were never trained to chat: what was said, line by line, which the model goes on
+from. Who said it is not written, for such a model would not know what to make of it.
+"""
+
+TEMPLATES = {"bitnet-2b-4t": BITNET_2B_4T, "plain": PLAIN}
+"""Templates by name, for models that have none."""
 
 FILE = "<chat template>"  # by which frames of a template are found in a traceback
 
@@ -53,7 +65,8 @@ class ChatTemplate:
     -----
     Templates are written for Transformers, so they see what they see there: blocks that take their line end with them
     (``trim_blocks``, ``lstrip_blocks``), ``break`` and ``continue``, ``{% generation %}``, ``raise_exception``,
-    ``strftime_now``, and a ``tojson`` that keeps characters as they are.
+    ``strftime_now``, and a ``tojson`` that keeps characters as they are. Filters that no template of a known model uses
+    are left out (``sandbox.FILTERS`` has the others).
 
     Examples
     --------
@@ -65,10 +78,13 @@ class ChatTemplate:
         for name, value in (("template", template), ("bos_token", bos_token), ("eos_token", eos_token)):
             if not isinstance(value, str):
                 raise ConfigurationError.value("ChatTemplate", name, value, "a string")
+        if len(template) > sandbox.MAX_TEMPLATE:
+            raise FormatError.template(None, f"it has {len(template)} characters, more than {sandbox.MAX_TEMPLATE}")
         self.template, self.bos_token, self.eos_token = template, bos_token, eos_token
-        environment = _environment()
+        environment = sandbox.environment()
         try:
-            code = environment.compile(template, filename=FILE)
+            with sandbox.Meter():  # what is constant is computed now
+                code = environment.compile(template, filename=FILE)
             self._compiled = environment.template_class.from_code(environment, code, environment.make_globals(None))
         except Exception as error:  # also RecursionError, or a SyntaxError of the Python that Jinja writes
             raise FormatError.template(_line(error), _reason(error)) from error
@@ -81,12 +97,14 @@ class ChatTemplate:
         Parameters
         ----------
         messages : list of dict
-            Each with a ``"role"``, such as ``"user"``, and a ``"content"``, both strings; a message that has
-            ``"tool_calls"`` may have no content. What else is in them is the template's business.
+            Each with a ``"role"``, such as ``"user"``, and a ``"content"``: a string, or a list of parts
+            ``{"type": "text", "text": ...}``, which are joined. A message that has ``"tool_calls"`` may have no
+            content; their arguments may be a string of JSON, as OpenAI has it, and reach the template as that object.
+            What else is in a message is the template's business.
         add_generation_prompt : bool
             Whether to write the beginning of the answer.
         **variables
-            What else the template may ask for, as ``tools``.
+            What else the template may ask for. ``tools``: a list of dictionaries, each a function's JSON schema.
 
         Returns
         -------
@@ -96,94 +114,192 @@ class ChatTemplate:
         Raises
         ------
         ConfigurationError
-            If `messages` are something else.
+            If `messages` or the tools are something else.
         FormatError
-            If the template fails, refuses the messages, tries to leave the sandbox, or writes more than
-            `MAX_RENDERED` characters; the message names the line.
+            If the template fails, refuses the messages, tries to leave the sandbox, or goes beyond a bound of
+            ``sandbox.py``: `sandbox.MAX_RENDERED` characters, `sandbox.MAX_S` seconds; the message names the line.
         """
-        _check_messages(messages)
+        if (tools := variables.get("tools")) is not None:
+            variables["tools"] = _checked_tools(tools)
         names = {
             "tools": None, "documents": None, "bos_token": self.bos_token, "eos_token": self.eos_token, **variables,
-            "messages": messages, "add_generation_prompt": bool(add_generation_prompt),
+            "messages": _checked_messages(messages), "add_generation_prompt": bool(add_generation_prompt),
         }  # fmt: skip
         pieces, length = [], 0
         try:
-            for piece in self._compiled.generate(names):
-                length += len(piece)
-                if length > MAX_RENDERED:
-                    break
-                pieces.append(piece)
+            with sandbox.Meter() as meter:
+                for piece in self._compiled.generate(names):
+                    meter.step(piece)
+                    length += len(piece)
+                    if length > sandbox.MAX_RENDERED:
+                        sandbox.refuse(f"it writes more than {sandbox.MAX_RENDERED} characters")
+                    pieces.append(piece)
         except Exception as error:
             raise FormatError.template(_line(error), _reason(error)) from error
-        if length > MAX_RENDERED:
-            raise FormatError.template(None, f"it writes more than {MAX_RENDERED} characters")
         return "".join(pieces)
 
 
-def _check_messages(messages: Any) -> None:
+@functools.lru_cache(maxsize=16)
+def compiled(template: str, bos_token: str = "", eos_token: str = "") -> ChatTemplate:
+    """Compile a template, once.
+
+    Parameters
+    ----------
+    template : str
+        One of the names in `TEMPLATES`, or a source in Jinja.
+    bos_token, eos_token : str
+        As of `ChatTemplate`.
+
+    Returns
+    -------
+    ChatTemplate
+    """
+    return ChatTemplate(TEMPLATES.get(template, template), bos_token, eos_token)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a function that a model asks for.
+
+    Attributes
+    ----------
+    name : str
+    arguments : dict
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+HERMES = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|\Z)", re.S)
+PYTHON_TAG = "<|python_tag|>"
+
+
+def tool_format(template: str | None) -> str | None:
+    """Find in which of the known formats the models of a template write tool calls.
+
+    Parameters
+    ----------
+    template : str or None
+        The source.
+
+    Returns
+    -------
+    {"hermes", "llama3", None}
+        "hermes", as of Qwen and Hermes, is ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, anywhere and
+        repeatedly; "llama3" is an answer that is ``{"name": ..., "parameters": {...}}`` as a whole, or several with
+        semicolons between them. None for any other.
+    """
+    if template is None:
+        return None
+    if "<tool_call>" in template:
+        return "hermes"
+    return "llama3" if PYTHON_TAG in template or '"parameters": ' in template else None
+
+
+def parse_tool_calls(text: str, form: str | None) -> tuple[str, list[ToolCall]]:
+    """Take the tool calls out of an answer.
+
+    Parameters
+    ----------
+    text : str
+        All of the answer.
+    form : {"hermes", "llama3", None}
+        As of `tool_format`. None finds no calls.
+
+    Returns
+    -------
+    content : str
+        What is beside the calls. Something that looks like a call and is none stays here.
+    calls : list of ToolCall
+        In the order of the text.
+
+    Examples
+    --------
+    >>> parse_tool_calls('Let me see. <tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>', "hermes")
+    ('Let me see.', [ToolCall(name='f', arguments={'x': 1})])
+    """
+    if form not in ("hermes", "llama3", None):
+        raise ConfigurationError.choice("form", form, ("hermes", "llama3", None))
+    calls: list[ToolCall] = []
+    if form == "hermes":
+
+        def take(found: re.Match[str]) -> str:
+            one = _tool_calls(found[1], "arguments", once=True)
+            calls.extend(one)
+            return "" if one else found[0]
+
+        content = HERMES.sub(take, text)
+        return (content.strip(), calls) if calls else (text, calls)
+    if form == "llama3":
+        calls = _tool_calls(text.strip().removeprefix(PYTHON_TAG), "parameters")
+    return ("", calls) if calls else (text, calls)
+
+
+def _tool_calls(text: str, key: str, once: bool = False) -> list[ToolCall]:
+    """The calls that a text consists of; none if it has anything else."""
+    found, rest, decoder = [], text.strip(), json.JSONDecoder()
+    while rest:
+        try:
+            call, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            return []
+        given = call.get(key, call.get("arguments")) if isinstance(call, dict) else None
+        if not isinstance(given, dict) or not isinstance(call.get("name"), str):
+            return []
+        found.append(ToolCall(call["name"], given))
+        rest = rest[end:].lstrip()
+        if rest and (once or not rest.startswith(";")):
+            return []
+        rest = rest.removeprefix(";").lstrip()
+    return found
+
+
+def _checked_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list | tuple):
         raise ConfigurationError.value("ChatTemplate.render", "messages", messages, "a list of messages")
+    found = []
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise ConfigurationError.value("messages", f"[{index}]", message, "a dictionary with 'role' and 'content'")
-        for name in ("role",) if message.get("tool_calls") else ("role", "content"):
-            if not isinstance(message.get(name), str):
-                raise ConfigurationError.value(f"messages[{index}]", name, message.get(name), "a string")
+        checked = dict(message)
+        if isinstance(parts := checked.get("content"), list):
+            texts = [part["text"] for part in parts if _is_text(part)]
+            if len(texts) < len(parts):
+                raise ConfigurationError.value(f"messages[{index}]", "content", parts, "a string, or parts of text")
+            checked["content"] = "".join(texts)
+        if calls := checked.get("tool_calls"):
+            checked["tool_calls"] = [_with_object(call) for call in calls]
+        for name in ("role",) if calls else ("role", "content"):
+            if not isinstance(checked.get(name), str):
+                raise ConfigurationError.value(f"messages[{index}]", name, checked.get(name), "a string")
+        found.append(checked)
+    return found
 
 
-def _environment() -> Any:
-    """A sandbox with what Transformers gives to chat templates."""
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """``{% generation %}``, which marks what an assistant said; here it is written as it is."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 has it so
-
-        def parse(self, parser: Any) -> nodes.Node:
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """Refuses at once, where Jinja's gives something undefined, which may print as nothing; and refuses products
-        and powers too large to be meant, before they are made.
-        """
-
-        intercepted_binops = frozenset(["*", "**"])
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**":
-                too_large = abs(left) > 1 and right * abs(left).bit_length() > 1024 if _whole(left, right) else False
-            else:
-                size, times = (left, right) if hasattr(left, "__len__") else (right, left)
-                too_large = hasattr(size, "__len__") and len(size) * times > MAX_RENDERED
-            if too_large:
-                raise SecurityError(f"the result of '{operator}' would be too large")
-            return super().call_binop(context, operator, left, right)
-
-        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-            raise SecurityError(f"it may not use '{attribute}' of a {type(obj).__name__}")
-
-    def raise_exception(message: object) -> None:
-        raise TemplateError(f"it refuses the messages: {message}")
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    environment.filters["tojson"] = tojson
-    return environment
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _whole(*values: Any) -> bool:
-    return all(isinstance(value, int) for value in values)
+def _checked_tools(tools: Any) -> list[Any]:
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise ConfigurationError.value("ChatTemplate.render", "tools", tools, "a list of dictionaries (JSON schemas)")
+    return list(tools)
+
+
+def _with_object(call: Any) -> Any:
+    """A tool call whose arguments, if they are a JSON object as a string, are that object; templates want it so."""
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _with_object(call["function"])}
+    if isinstance(call.get("arguments"), str):
+        try:
+            arguments = json.loads(call["arguments"])
+        except ValueError:
+            return call
+        return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
+    return call
 
 
 def _line(error: Exception) -> int | None:

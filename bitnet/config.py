@@ -249,6 +249,9 @@ class EngineConfig(Config):
     activations : {"auto", "int8", "float32"}
         What ternary weights multiply: activations rounded to 8 bits for each token, as BitNet models are trained, or as
         they are, as of TriLM. "auto" takes what the checkpoint was made for, as far as that shows.
+    weights : {"ternary", "float"}
+        What projections whose weights are stored as floats become: ternary, as BitNet models are trained, or what they
+        are, which is slow and large, and there to be compared with. Weights that are stored ternary stay so.
     hidden_act : {"auto", "relu2", "silu", "gelu", "gelu_pytorch_tanh"}
         The gate's function; "auto" takes what the checkpoint says. A GGUF file does not say it, its architecture does.
     i2s_layout : {"auto", "x86", "arm", "rows4"}
@@ -272,7 +275,8 @@ class EngineConfig(Config):
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
-        activations="activation_dtype act_dtype", hidden_act="activation activation_function hidden_activation",
+        activations="activation_dtype act_dtype", weights="weight_dtype",
+        hidden_act="activation activation_function hidden_activation",
         i2s_layout="i2_s_layout", max_batch_size="max_num_seqs n_parallel parallel max_batch",
         max_batch_tokens="max_num_batched_tokens n_batch batch_tokens", max_queue="queue_size max_waiting queue",
         prefill_chunk="chunk_size chunked_prefill_size n_ubatch prefill_chunk_size",
@@ -287,6 +291,7 @@ class EngineConfig(Config):
     head_dtype: str = "int8"
     verify: str | None = None
     activations: str = "auto"
+    weights: str = "ternary"
     hidden_act: str = "auto"
     i2s_layout: str = "auto"
     max_batch_size: int = 32
@@ -305,6 +310,7 @@ class EngineConfig(Config):
         if self.verify is not None:
             self._choice("verify", ("load",))
         self._choice("activations", ("auto", "int8", "float32"))
+        self._choice("weights", ("ternary", "float"))
         self._choice("hidden_act", ("auto", *GATES))
         self._choice("i2s_layout", ("auto", "x86", "arm", "rows4"))
         for name in ("max_batch_size", "max_batch_tokens", "prefill_chunk", "max_queue"):

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from bitnet.assets import BUNDLED
 from bitnet.completion import Completion, Piece
 from bitnet.config import EngineConfig, GenerationConfig
-from bitnet.embedding import embedded
 from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
 from bitnet.generation import complete_all, read_all
 from bitnet.kv_cache import KVCache
@@ -23,8 +22,9 @@ from bitnet.model import Model, load_model
 from bitnet.request import Generation, Inbox, Reading
 from bitnet.scheduler import Scheduler, Turn
 from bitnet.stream import Stream
+from bitnet.texts import TextMethods
 
-__all__ = ["Completion", "InferenceEngine", "LoadedModel", "Piece", "Stream", "load"]
+__all__ = ["Completion", "InferenceEngine", "Piece", "Stream"]
 
 Prompt = str | ListOf[int] | npt.NDArray[Any]
 Logits = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ OnPiece = Callable[[Piece], object]
 Processor = Callable[[npt.NDArray[np.int32], Logits], object]
 
 
-class InferenceEngine:
+class InferenceEngine(TextMethods):
     """Runs models on this machine. A context manager; after `close` use is an error.
 
     Parameters
@@ -160,44 +160,6 @@ class InferenceEngine:
         ids = [self._ids(model, tokens) for tokens in batch]
         makers = [lambda inbox, one=one: Reading(one, model.program, last_only, inbox) for one in ids]
         return read_all(self._scheduler(model), makers)
-
-    def embed(
-        self,
-        model: Model,
-        texts: Iterable[str],
-        *,
-        pooling: str | None = None,
-        normalize: bool = True,
-        batch_size: int = 32,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Make a vector of each text.
-
-        Parameters
-        ----------
-        model : Model
-            One that was trained for it, as BitNet-embedding; others give vectors that mean little.
-        texts : list of str
-        pooling : {"last", "mean", "cls"}, optional
-            By default that of the model.
-        normalize : bool, optional
-            Whether each vector has length 1.
-        batch_size : int, optional
-            Texts that are run together.
-        progress : callable, optional
-            Called as ``progress(done, total)``, in texts.
-
-        Returns
-        -------
-        ndarray of float32, shape (texts, hidden_size)
-            Of each text as if it were alone, bit for bit.
-
-        Raises
-        ------
-        InferenceError
-            If a text has more tokens than the context holds.
-        """
-        return embedded(self, model, texts, pooling, normalize, batch_size, progress)
 
     def generate(
         self,
@@ -380,99 +342,3 @@ class InferenceEngine:
 
 def _is_list_of_prompts(prompt):
     return isinstance(prompt, list | tuple) and bool(prompt) and not isinstance(prompt[0], int | np.integer)
-
-
-class LoadedModel:
-    """A model and an engine of its own: the short way. A context manager.
-
-    Attributes
-    ----------
-    model : Model
-    engine : InferenceEngine
-    """
-
-    def __init__(self, model, engine):
-        self.model, self.engine = model, engine
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        self.engine.close()
-
-    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Completion:
-        """Go on from a prompt; settings, of `GenerationConfig`, change `config` or the model's own defaults."""
-        return self.engine.generate(self.model, prompt, self._config(config, settings))
-
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Stream:
-        """Go on from a prompt, piece by piece."""
-        return self.engine.stream(self.model, prompt, self._config(config, settings))
-
-    def encode(
-        self,
-        sentences: str | ListOf[str],
-        *,
-        prompt: str = "",
-        batch_size: int = 32,
-        normalize_embeddings: bool = True,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Make vectors of texts, as sentence-transformers' method of this name does.
-
-        Parameters
-        ----------
-        sentences : str or list of str
-        prompt : str, optional
-            An instruction that is put in front of each, as models want it of queries.
-        batch_size, progress
-            As of `InferenceEngine.embed`.
-        normalize_embeddings : bool, optional
-            Whether each vector has length 1.
-
-        Returns
-        -------
-        ndarray of float32, shape (texts, hidden_size), or (hidden_size,) of one text
-        """
-        texts = [sentences] if isinstance(sentences, str) else sentences
-        found = embedded(self.engine, self.model, texts, None, normalize_embeddings, batch_size, progress, prompt)
-        return found[0] if isinstance(sentences, str) else found
-
-    def infer(self, tokens: Prompt, *, last_only: bool = False) -> Logits:
-        """Compute the logits of one sequence."""
-        return self.engine.infer(self.model, tokens, last_only=last_only)
-
-    def infer_batch(self, batch: Iterable[Prompt], *, last_only: bool = False) -> list[Logits]:
-        """Compute the logits of several sequences together."""
-        return self.engine.infer_batch(self.model, batch, last_only=last_only)
-
-    def _config(self, config, settings):
-        config = config or self.model.generation_config
-        return config.replace(**settings) if settings else config
-
-    def __repr__(self):
-        return f"LoadedModel({self.model!r})"
-
-
-def load(
-    path: str | os.PathLike[str] | None = None, config: EngineConfig | None = None, **settings: Any
-) -> LoadedModel:
-    """Load a checkpoint, and have it ready: ``bitnet.load().generate("Once upon a time")``.
-
-    Parameters
-    ----------
-    path : str, optional
-        A Hugging Face folder, or a GGUF file; by default the model that comes with the package.
-    config : EngineConfig, optional
-    **settings
-        Of `EngineConfig`.
-
-    Returns
-    -------
-    LoadedModel
-    """
-    config = config or EngineConfig()
-    engine = InferenceEngine(config.replace(**settings) if settings else config)
-    return LoadedModel(engine.load_model(path), engine)

@@ -15,7 +15,7 @@ from bitnet._core.builder import Builder, TableInFile
 from bitnet._core.head import Int8Rows
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
-from bitnet.chat import ChatTemplate
+from bitnet.chat import compiled
 from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
@@ -29,7 +29,8 @@ from bitnet.weight import choose_packing
 __all__ = ["Model", "load_model", "random_model"]
 
 
-HEAD_ROWS = 512  # of the head, made of floats at once: they are memory beside the model
+FLOAT_TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of files, to the core's names
+SOME_ROWS = 512  # made of floats at once: they are memory beside the model
 
 
 class Model:
@@ -59,6 +60,7 @@ class Model:
         self._ends = checkpoint.generation_config.get("eos_token_id")
         self.tokenizer = _tokenizer(checkpoint, config)
         self.chat_template = checkpoint.chat_template
+        self._marks = [_mark(checkpoint, self.tokenizer, role) for role in ("bos", "eos")]
         self.pooling = checkpoint.pooling or "last"
 
     @property
@@ -125,21 +127,42 @@ class Model:
             raise InferenceError.tokens(prompt)
         return ids.astype(np.int64).clip(-1, 2**31 - 1).astype(np.int32)
 
-    def chat_prompt(self, messages: Any) -> str:
+    def chat_prompt(
+        self, messages: Any, *, tools: Any = None, template: str | None = None, add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
         """Write a conversation with the checkpoint's template.
 
         Parameters
         ----------
         messages : list of dict
-            Each with a ``"role"`` and a ``"content"``.
+            As of `bitnet.chat.ChatTemplate.render`.
+        tools : list of dict, optional
+            JSON schemas of functions that the model may ask for; templates that know no tools leave them out.
+        template : str, optional
+            A source in Jinja to use instead, or a name in `bitnet.chat.TEMPLATES`: "plain" for models that were not
+            trained to chat.
+        add_generation_prompt : bool, optional
+            Whether to write the beginning of the answer.
+        **variables
+            What else the template may ask for, as ``enable_thinking``.
 
         Returns
         -------
         str
+
+        Raises
+        ------
+        ModelLoadError
+            If the checkpoint has no template.
+        FormatError
+            If the template fails, or goes beyond its bounds.
         """
-        if self.chat_template is None:
+        template = self.chat_template if template is None else template
+        if template is None:
             raise ModelLoadError.no_chat_template(self.path)
-        return ChatTemplate(self.chat_template).render(messages)
+        variables |= {} if tools is None else {"tools": tools}
+        return compiled(template, *self._marks).render(messages, add_generation_prompt, **variables)
 
     def __repr__(self):
         return (
@@ -169,6 +192,17 @@ def _tokenizer(checkpoint, config):
         checkpoint.tokenizer_path, bos_token_id=config.bos_token_id,
         add_bos=checkpoint.tokenizer_config.get("add_bos_token"), eos_token_ids=config.eos_token_id or (),
     )  # fmt: skip
+
+
+def _mark(checkpoint, tokenizer, role):
+    """What a chat template finds as ``bos_token`` or ``eos_token``."""
+    said = checkpoint.tokenizer_config
+    if f"{role}_token" in said:
+        token = said[f"{role}_token"]
+        token = token.get("content") if isinstance(token, Mapping) else token
+        return token if isinstance(token, str) else ""
+    ids = () if tokenizer is None else tokenizer.eos_token_ids if role == "eos" else [tokenizer.bos_token_id]
+    return "".join(tokenizer.decode([id], skip_special_tokens=False) for id in ids[:1] if id is not None)
 
 
 def packing_of(config, engine_config):
@@ -222,6 +256,36 @@ class _Weights:
             return None
         return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
 
+    def dense(self, name):
+        weight = f"{name}.weight"
+        if self.engine_config.weights != "float":
+            return None
+        info = self.checkpoint.info(weight)
+        if info.dtype not in ("F64", *FLOAT_TYPES) and self.checkpoint.is_quantized(name):
+            return None
+        self._tell(weight)
+        dtype = FLOAT_TYPES.get(info.dtype, "float32")  # also of quantised types that are not ternary
+        table = self._table_of(weight, self.checkpoint.matrix_shape(name), dtype, f"the weight '{name}'", "weights")
+        return table, dtype
+
+    def _table_of(self, name, shape, dtype, what, tag):
+        """The rows of a tensor of floats as numbers of a type, in the core's memory."""
+        stored = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[dtype])
+        block = new_block(shape[0] * shape[1] * stored.itemsize, what, tag)
+        table = np.frombuffer(block, stored).reshape(shape)
+        for start, rows in self._some_rows(name, shape[0]):
+            if dtype == "bfloat16":
+                bits = rows.view(np.uint32)
+                rows = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+            table[start : start + SOME_ROWS] = rows
+        return table.view(np.uint16) if dtype == "float16" else table
+
+    def _some_rows(self, name, count):
+        for start in range(0, count, SOME_ROWS):
+            rows = self.checkpoint.floats(name, slice(start, min(start + SOME_ROWS, count)))
+            self.checkpoint.let_go()
+            yield start, rows
+
     def packed(self, name):
         self._tell(f"{name}.weight")
         stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
@@ -246,7 +310,7 @@ class _Weights:
     def embedding(self, name):
         self._table = f"{name}.weight"
         info = self.checkpoint.info(self._table)
-        dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(info.dtype)
+        dtype = FLOAT_TYPES.get(info.dtype)
         if dtype is None:
             return self.checkpoint.floats(self._table), "float32"
         file, offset = self.checkpoint.place(self._table)
@@ -259,28 +323,17 @@ class _Weights:
         shape = self.checkpoint.info(source).shape
         if len(shape) != 2:
             raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)
+        if wanted != "int8":
+            return self._table_of(source, shape, wanted, "the head", "head"), wanted
         # In the core's memory, for its huge pages: a step reads all of it.
-        if wanted == "int8":
-            stored = Int8Rows(*shape)
-            if f"{name}.weight_int8" in self.checkpoint:  # quantised already
-                rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
-                stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
-                return stored, wanted
-        else:
-            dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
-            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
-            stored = np.frombuffer(block, dtype).reshape(shape)
-        for start in range(0, shape[0], HEAD_ROWS):
-            rows = self.checkpoint.floats(source, slice(start, min(start + HEAD_ROWS, shape[0])))
-            self.checkpoint.let_go()
-            if wanted == "int8":
-                stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
-            elif wanted in ("float16", "float32"):
-                stored[start : start + HEAD_ROWS] = rows
-            else:
-                bits = rows.view(np.uint32)
-                stored[start : start + HEAD_ROWS] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        return stored.view(np.uint16) if wanted == "float16" else stored, wanted
+        stored = Int8Rows(*shape)
+        if f"{name}.weight_int8" in self.checkpoint:  # quantised already
+            rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
+            stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
+            return stored, wanted
+        for start, rows in self._some_rows(source, shape[0]):
+            stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
+        return stored, wanted
 
 
 def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:

@@ -257,7 +257,8 @@ ROWS = [
     ("model.py", "ModelLoadError.no_tokenizer", lambda: loaded().encode("text"),
      f"'{CHECKPOINT}' has no tokenizer that can be used; give token ids instead of text"),
     ("model.py", "ModelLoadError.no_chat_template", lambda: loaded().chat_prompt([]),
-     f"'{CHECKPOINT}' has no chat template; write the prompt as text"),
+     f"'{CHECKPOINT}' has no chat template; write the prompt as text, or give a template: "
+     "'plain' writes what was said, line by line"),
     ("models/__init__.py", "ModelLoadError.unknown_model", lambda: family({"model_type": "mistral"}, "model"),
      "'model' is of model_type 'mistral'; known are 'bitnet', 'gemma3_text', 'llama', 'qwen3'"),
 ]  # fmt: skip

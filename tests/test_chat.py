@@ -1,12 +1,16 @@
 """Chat templates: what they write, what they may not do, and what is said when they fail."""
 
+import concurrent.futures
 import datetime
 import pickle
+import re
+import time
+import tracemalloc
 
 import pytest
 
-from bitnet import chat
-from bitnet.chat import BITNET_2B_4T, ChatTemplate
+from bitnet import sandbox
+from bitnet.chat import BITNET_2B_4T, PLAIN, ChatTemplate
 from bitnet.errors import ConfigurationError, FormatError
 
 USER = {"role": "user", "content": "Hello"}
@@ -124,7 +128,7 @@ def test_a_template_renders_again_and_again():
         "{{ raise_exception.__globals__ }}",
         "{{ strftime_now.__code__ }}",
         "{{ cycler.__init__.__globals__ }}",
-        "{{ lipsum.__globals__['os'] }}",
+        "{{ namespace.__init__.__globals__['os'] }}",
         "{{ self.__init__ }}",
         "{{ '{0.__class__}'.format(1) }}",
         "{{ ''.format_map.__self__.__class__ }}",
@@ -156,8 +160,84 @@ def test_what_would_not_end(template, reason):
     assert len(sentence) < 300
 
 
+NAMESPACE = "{% set n = namespace(x='aaaaaaaaaaaaaaaa', i=9, l=[1]) %}"
+BIG = "{% set b = 'a' * 10000000 %}"
+DEEP = "{% set n = namespace(l=[0]) %}{% for i in range(9) %}{% set n.l = [n.l] * 1000 %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = n.x * 2 %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = [n.x, n.x] | join %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = n.x | replace('a', 'aa') %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = '%s%s' % (n.x, n.x) %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = '{}{}'.format(n.x, n.x) %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = '%s%s' | format(n.x, n.x) %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.x = ''.join([n.x, n.x]) %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.i = n.i * n.i %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.l = n.l + n.l %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.l = [n.l, n.l] | sum(start=[]) %}{% endfor %}",
+        NAMESPACE + "{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+        DEEP + "{{ n.l }}", DEEP + "{{ n.l | tojson }}", DEEP + "{{ n.l | string }}", DEEP + "{{ n.l ~ 'a' }}",
+        DEEP + "{{ '%s' % n.l }}", DEEP + "{{ '%s' % (n.l,) }}", DEEP + "{{ '{}'.format(n.l) }}",
+        DEEP + "{{ n.l | join }}", DEEP + "{{ n.l | upper }}", DEEP + "{{ {'a': n.l} | tojson }}",
+        "{{ 'a'.center(10 ** 9) }}", "{{ 'a'.zfill(10 ** 9) }}", "{{ 'a'.ljust(width=10 ** 9) }}",
+        "{{ 'a'.encode().center(10 ** 9) }}", "{{ (5).to_bytes(10 ** 9, 'big') }}", "{{ '\t'.expandtabs(10 ** 9) }}",
+        BIG + "{{ b.replace('', b) }}", BIG + "{{ b.join(['a'] * 1000) }}", BIG + "{{ (['a'] * 1000) | join(b) }}",
+        BIG + "{{ ['a', 'b', 'c'] | join(b) }}", BIG + "{{ b.translate({97: b}) }}", BIG + "{{ b | indent(b) }}",
+        "{{ '%1000000000d' % 1 }}", "{{ '%*d' % (1000000000, 1) }}", "{{ '%.1000000000f' % 1 }}",
+        "{{ '{:1000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 1000000000) }}", "{{ '%99999999d' | format(1) }}",
+        "{{ '{x:1000000000}'.format_map({'x': 1}) }}",
+        "{{ [1] | batch(10 ** 9, 0) | list }}", "{{ [1] | slice(10 ** 9) | list }}", "{{ 'a' | indent(10 ** 9) }}",
+        "{{ [1] | tojson(indent=10 ** 9) }}",
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(100000) if range(100000) | list %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
+        "{% for i in [1, 2] recursive %}{{ loop([1, 2]) if loop.depth < 50 }}{% endfor %}",
+        "{{ range(100000) | map('string') | map('replace', '', 'a' * 100000) | list }}",
+        "{% for i in range(99999) %}{% set b = 'a' * 10000000 %}{% endfor %}",
+    ],
+)
+def test_nothing_grows_beyond_bounds(template, monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_S", 0.5)
+    start, most = time.monotonic(), sandbox.MAX_MADE
+    sentence = refusal(template)
+    assert re.search(r"(it makes|it writes|it takes|it has|it may not|too large|is asked for)", sentence), sentence
+    assert time.monotonic() - start < 20  # the bound is 0.5 s; the rest is for a machine that is busy
+    assert most == 1 << 28
+
+
+def test_peak_memory_of_a_refused_template(monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_S", 60.0)
+    tracemalloc.start()
+    try:
+        refusal("{% set n = namespace(l=[]) %}{% for i in range(99999) %}{% set n.l = n.l + ['a' * 10000000] %}"
+                "{% endfor %}")  # fmt: skip
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * sandbox.MAX_MADE
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_time_is_limited(monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_S", 0.05)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    assert refusal(loops) == "the chat template fails at line 1: it takes longer than 0.05 s"
+    assert rendered("{% for i in range(99) %}{{ i % 2 }}{% endfor %}") == ("01" * 50)[:99]
+
+
+def test_threads_do_not_count_together(monkeypatch):
+    monkeypatch.setattr(sandbox, "MAX_MADE", 10_000)
+    template = ChatTemplate("{% for i in range(1000) %}{{ i % 2 }}{% endfor %}")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: len(template.render([USER])), range(16))) == {1000}
+
+
 def test_the_length_is_limited(monkeypatch):
-    monkeypatch.setattr(chat, "MAX_RENDERED", 1000)
+    monkeypatch.setattr(sandbox, "MAX_RENDERED", 1000)
     assert len(rendered("{% for i in range(100) %}0123456789{% endfor %}")) == 1000
     endless = "{% for i in range(100000) %}{% for j in range(100000) %}0123456789{% endfor %}{% endfor %}"
     assert refusal(endless) == "the chat template fails: it writes more than 1000 characters"
@@ -210,7 +290,9 @@ def test_a_template_too_deep_to_compile(depth):
         ([USER, {"content": "a"}], "messages[1].role is None; it must be a string"),
         ([{"role": 1, "content": "a"}], "messages[0].role is 1; it must be a string"),
         ([{"role": "user"}], "messages[0].content is None; it must be a string"),
-        ([{"role": "user", "content": ["a"]}], "messages[0].content is ['a']; it must be a string"),
+        ([{"role": "user", "content": ["a"]}], "messages[0].content is ['a']; it must be a string, or parts of text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}],
+         "messages[0].content is [{'type': 'image_url'}]; it must be a string, or parts of text"),
     ],
 )
 def test_what_is_no_message(messages, sentence):
@@ -223,3 +305,20 @@ def test_what_is_no_message(messages, sentence):
 def test_what_is_no_template(arguments):
     with pytest.raises(ConfigurationError, match=r"^ChatTemplate\.\w+ is .*; it must be a string$"):
         ChatTemplate(*arguments)
+
+
+# ---- what is made of messages before a template sees them
+
+
+def test_parts_of_text_are_joined():
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    assert ChatTemplate(PLAIN).render([{"role": "user", "content": parts}, USER]) == "Hello\nHello"
+
+
+def test_arguments_of_tool_calls_reach_the_template_as_objects():
+    template = "{% for call in messages[0].tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}"
+    calls = [{"type": "function", "function": {"name": "f", "arguments": given}}
+             for given in ('{"x": 1}', {"y": 2}, "[3]", "no JSON")]  # fmt: skip
+    text = rendered(template, [{"role": "assistant", "tool_calls": calls}])
+    assert text == '{"x": 1}{"y": 2}"[3]""no JSON"'
+    assert calls[0]["function"]["arguments"] == '{"x": 1}'

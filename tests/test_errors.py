@@ -162,7 +162,8 @@ SENTENCES = [
     ("ModelLoadError", "no_tokenizer", {"path": "model"},
      "'model' has no tokenizer that can be used; give token ids instead of text"),
     ("ModelLoadError", "no_chat_template", {"path": "model"},
-     "'model' has no chat template; write the prompt as text"),
+     "'model' has no chat template; write the prompt as text, or give a template: "
+     "'plain' writes what was said, line by line"),
     ("ModelLoadError", "unknown_model", {"path": "model", "name": "mistral", "known": ["bitnet", "llama"]},
      "'model' is of model_type 'mistral'; known are 'bitnet', 'llama'"),
     ("ModelLoadError", "unknown_model", {"path": "model", "name": None, "known": ["bitnet"]},

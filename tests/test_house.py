@@ -47,10 +47,10 @@ ARROWS = {
     "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
+    "_core.counting": "",
     "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
-    "_core.program": "errors _core.batch _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul "
-                     "_core.packing "
-                     "_core.threads _core.memory _core.arrays",
+    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+                     "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "_load_errors": "_errors",
@@ -60,7 +60,8 @@ ARROWS = {
     "quant": "errors config _core.arrays _core.quant",
     "tokenizer": "errors formats.base formats.gguf_file vocabulary",
     "vocabulary": "errors",
-    "chat": "errors",
+    "chat": "errors sandbox",
+    "sandbox": "",
     "sampling": "config errors",
     "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -70,17 +71,20 @@ ARROWS = {
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
-    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
-              "engine model inspection _bitnet_runtime",
-    "engine": "assets errors completion config embedding generation memory model request scheduler stream kv_cache",
+    "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
+              "memory engine loaded model inspection _bitnet_runtime",
+    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
     "completion": "",
     "request": "completion errors sampling",
     "scheduler": "errors kv_cache request _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
+    "loaded": "config embedding engine model",
+    "texts": "embedding",
     "embedding": "errors kv_cache",
     "evaluation": "errors kv_cache",
-    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "calibration": "errors kv_cache model _core.program _core.quant",
+    "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "

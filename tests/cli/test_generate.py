@@ -91,7 +91,8 @@ def test_what_is_missing(tmp_path, capsys):
     )  # fmt: skip
     plain = with_tokenizer(tmp_path / "plain", template=None)
     assert main(["generate", "-m", plain, "hi", "--chat"]) == 1
-    assert capsys.readouterr() == ("", f"bitnet: '{plain}' has no chat template; write the prompt as text\n")
+    assert capsys.readouterr() == ("", f"bitnet: '{plain}' has no chat template; write the prompt as text, or give a "
+                                   "template: 'plain' writes what was said, line by line\n")
 
 
 def test_an_unknown_model_type(tmp_path, capsys):
