@@ -22,6 +22,7 @@ The map, from here to the instruction::
     bitnet.train                train/                  training with PyTorch, and the export to what is loaded here
                                 assets/                 the model that comes with the package
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
+                                tuning.py               the packing that is faster on this machine
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.debug ...            debugging.py            debug mode, traces, times of operations

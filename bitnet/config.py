@@ -238,7 +238,8 @@ class EngineConfig(Config):
     num_threads : int, optional
         Threads that compute together, 1 to 1024. None takes ``BITNET_NUM_THREADS``, or what this process may use.
     packing : {"auto", "i2", "t5"}
-        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is fast here.
+        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is the faster
+        one here, which is measured once (``bitnet doctor`` shows it).
     kv_dtype : {"float16", "float32", "int8"}
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}

@@ -63,7 +63,8 @@ ARROWS = {
     "chat": "errors sandbox",
     "sandbox": "",
     "sampling": "config errors",
-    "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
+    "weight": "config quant tuning _core.quant _core.packing _core.matmul",
+    "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
     "memory": "_errors config _core.blocks _core.memory _core.reports",
@@ -92,7 +93,7 @@ ARROWS = {
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
+    "model": "errors config tuning chat checksums tokenizer hub formats formats.random models _core.head "
              "_core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
@@ -100,7 +101,7 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config chat formats* _core.*",
-    "cli*": "bitnet machine memory errors train cli*",
+    "cli*": "bitnet machine tuning memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "server*": "bitnet machine memory errors server*",
     "examples*": "bitnet machine memory errors train",
