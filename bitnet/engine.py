@@ -285,7 +285,8 @@ class InferenceEngine(TextMethods):
         with self._lock:
             self._check_open()
             if model not in self._schedulers:
-                self._schedulers[model] = Scheduler(model, self.config, self._turn)
+                with ErrorContext.during("run", model=model.path, num_threads=self.config.num_threads):
+                    self._schedulers[model] = Scheduler(model, self.config, self._turn)
             return self._schedulers[model]
 
     @contextlib.contextmanager

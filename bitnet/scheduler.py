@@ -383,10 +383,7 @@ class Scheduler:
         """Find whose fault an error is: nobody else's request is to end."""
         parts = self._parts
         if len(parts) == 1:
-            with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
-                raise error
             self._end(parts[0][0], "error", error)
-            self._is_changed = True
             return
         for part in parts:
             request, count, outputs = part
@@ -434,6 +431,9 @@ class Scheduler:
     def _end(self, request, reason=None, error=None):
         """End a request, or take back what an ended one has."""
         if not request.has_ended:
+            if isinstance(error, BitNetError) and reason == "error":
+                with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
+                    raise error
             request.end(reason, error)
         if request.sequence is not None:
             request.sequence.close(None if error is not None else request.ids)

@@ -43,6 +43,7 @@ def batch(ids=(1,), position=0, pages=1, most=4, outputs=1, vocab_size=97):
     sequence, tokens = runner().sequence(), Batch(most, vocab_size)
     sequence.reserve(pages * PAGE_TOKENS)
     tokens.add(sequence.pages, position, np.array(ids, np.int32), outputs)
+    runner().execution.forget_cancel()
     runner().execution.step(tokens, 1)
     return tokens
 
