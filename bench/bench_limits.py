@@ -16,11 +16,9 @@ import numpy as np
 
 import bitnet
 from bitnet import machine
-from bitnet.cli.bench_model import _head_bytes as head_bytes
-from bitnet.cli.bench_model import _ternary_parameters as ternary_parameters
+from bitnet.cli.bench_measure import PAGE_TOKENS, head_bytes, ternary_parameters
 
 LIMIT_TRIES = 5
-CACHE_PAGE_TOKENS = 64
 
 
 @dataclass
@@ -85,7 +83,7 @@ class Bench:
         return max(one.generate_s for one in done) / n
 
     def bytes_of_a_step(self, depth):
-        kept = self.model.program.page_bytes / CACHE_PAGE_TOKENS * depth
+        kept = self.model.program.page_bytes / PAGE_TOKENS * depth
         return self.model.weight_bytes + head_bytes(self.model) + kept
 
     def decode(self, n=128):
