@@ -3,7 +3,7 @@
 The map, from here to the instruction::
 
     bitnet.load, InferenceEngine  engine.py, loaded.py  load, generate, stream, logits
-        │                       texts.py                chat, and vectors of texts: embedding.py
+        │                       texts.py                chat; vectors of texts: embedding.py; their scores: scoring.py
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
@@ -51,6 +51,7 @@ from bitnet.model import Model, random_model
 from bitnet.profiling import Profile, profile
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
 from bitnet.quantization import plot_report, quantize_checkpoint
+from bitnet.scoring import Score
 from bitnet.weight import TernaryWeight
 
 __version__ = "0.1.0"
@@ -72,6 +73,7 @@ __all__ = [
     "Piece",
     "Profile",
     "QuantizationConfig",
+    "Score",
     "Stream",
     "TernaryWeight",
     "compare",
