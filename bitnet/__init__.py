@@ -10,6 +10,7 @@ The map, from here to the instruction::
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)  sampling.py  kv_cache.py
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
+        │                       harness.py              for lm-evaluation-harness
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head

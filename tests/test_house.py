@@ -77,6 +77,7 @@ ARROWS = {
     "embedding": "errors kv_cache",
     "scoring": "errors kv_cache",
     "evaluation": "errors scoring",
+    "harness": "config engine errors scoring",
     "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
     "hub": "errors",
     "inspection": "assets errors formats hub models _core.builder",
