@@ -12,12 +12,14 @@ The map, from here to the instruction::
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
         │                       harness.py              for lm-evaluation-harness
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
+    bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
     bitnet.train                train/                  training with PyTorch, and the export to what is loaded here
                                 assets/                 the model that comes with the package
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
+                                tuning.py               the packing that is faster on this machine
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.debug ...            debugging.py            debug mode, traces, times of operations
@@ -36,6 +38,7 @@ The map, from here to the instruction::
 
 from _bitnet_runtime import warn_if_shadowed as _warn_if_shadowed
 from bitnet import errors as _errors
+from bitnet.calibration import activation_statistics
 from bitnet.config import EngineConfig, GenerationConfig, MemoryPoolConfig, ModelConfig, QuantizationConfig
 from bitnet.conversion import convert
 from bitnet.debugging import debug, debug_trace, time_operation
@@ -77,6 +80,7 @@ __all__ = [
     "Score",
     "Stream",
     "TernaryWeight",
+    "activation_statistics",
     "compare",
     "convert",
     "debug",

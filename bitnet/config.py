@@ -238,7 +238,8 @@ class EngineConfig(Config):
     num_threads : int, optional
         Threads that compute together, 1 to 1024. None takes ``BITNET_NUM_THREADS``, or what this process may use.
     packing : {"auto", "i2", "t5"}
-        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is fast here.
+        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is the faster
+        one here, which is measured once (``bitnet doctor`` shows it).
     kv_dtype : {"float16", "float32", "int8"}
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
@@ -249,6 +250,9 @@ class EngineConfig(Config):
     activations : {"auto", "int8", "float32"}
         What ternary weights multiply: activations rounded to 8 bits for each token, as BitNet models are trained, or as
         they are, as of TriLM. "auto" takes what the checkpoint was made for, as far as that shows.
+    weights : {"ternary", "float"}
+        What projections whose weights are stored as floats become: ternary, as BitNet models are trained, or what they
+        are, which is slow and large, and there to be compared with. Weights that are stored ternary stay so.
     hidden_act : {"auto", "relu2", "silu", "gelu", "gelu_pytorch_tanh"}
         The gate's function; "auto" takes what the checkpoint says. A GGUF file does not say it, its architecture does.
     i2s_layout : {"auto", "x86", "arm", "rows4"}
@@ -258,7 +262,8 @@ class EngineConfig(Config):
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
-        activations="activation_dtype act_dtype", hidden_act="activation activation_function hidden_activation",
+        activations="activation_dtype act_dtype", weights="weight_dtype",
+        hidden_act="activation activation_function hidden_activation",
         i2s_layout="i2_s_layout",
     )  # fmt: skip
 
@@ -269,6 +274,7 @@ class EngineConfig(Config):
     head_dtype: str = "int8"
     verify: str | None = None
     activations: str = "auto"
+    weights: str = "ternary"
     hidden_act: str = "auto"
     i2s_layout: str = "auto"
 
@@ -281,6 +287,7 @@ class EngineConfig(Config):
         if self.verify is not None:
             self._choice("verify", ("load",))
         self._choice("activations", ("auto", "int8", "float32"))
+        self._choice("weights", ("ternary", "float"))
         self._choice("hidden_act", ("auto", *GATES))
         self._choice("i2s_layout", ("auto", "x86", "arm", "rows4"))
 

@@ -193,7 +193,7 @@ def _trace_operations(more: int) -> None:
 _program_log = logging.getLogger("bitnet._core.program")
 
 
-def _log_operations(program: Any, start_ns: int, times: Any, tokens: int, outputs: int, *_: int) -> None:
+def _log_operations(program: Any, start_ns: int, times: Any, tokens: int, outputs: int, *_: Any) -> None:
     """A recorder of runs: each operation and its time, at the level TRACE."""
     _program_log.debug("a run of %d tokens, %d outputs: %.3f ms", tokens, outputs, int(times.sum()) / 1e6)
     for name, kind, ns in zip(program.names, program.kinds, times[1:-1].tolist(), strict=True):

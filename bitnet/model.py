@@ -24,12 +24,13 @@ from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
-from bitnet.weight import choose_packing
+from bitnet.tuning import choose_packing
 
 __all__ = ["Model", "load_model", "random_model"]
 
 
-HEAD_ROWS = 512  # of the head, made of floats at once: they are memory beside the model
+FLOAT_TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of files, to the core's names
+SOME_ROWS = 512  # made of floats at once: they are memory beside the model
 
 
 class Model:
@@ -255,6 +256,36 @@ class _Weights:
             return None
         return self.checkpoint.floats(gain), float(stored.get("rms_norm_eps", 1e-6))
 
+    def dense(self, name):
+        weight = f"{name}.weight"
+        if self.engine_config.weights != "float":
+            return None
+        info = self.checkpoint.info(weight)
+        if info.dtype not in ("F64", *FLOAT_TYPES) and self.checkpoint.is_quantized(name):
+            return None
+        self._tell(weight)
+        dtype = FLOAT_TYPES.get(info.dtype, "float32")  # also of quantised types that are not ternary
+        table = self._table_of(weight, self.checkpoint.matrix_shape(name), dtype, f"the weight '{name}'", "weights")
+        return table, dtype
+
+    def _table_of(self, name, shape, dtype, what, tag):
+        """The rows of a tensor of floats as numbers of a type, in the core's memory."""
+        stored = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[dtype])
+        block = new_block(shape[0] * shape[1] * stored.itemsize, what, tag)
+        table = np.frombuffer(block, stored).reshape(shape)
+        for start, rows in self._some_rows(name, shape[0]):
+            if dtype == "bfloat16":
+                bits = rows.view(np.uint32)
+                rows = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+            table[start : start + SOME_ROWS] = rows
+        return table.view(np.uint16) if dtype == "float16" else table
+
+    def _some_rows(self, name, count):
+        for start in range(0, count, SOME_ROWS):
+            rows = self.checkpoint.floats(name, slice(start, min(start + SOME_ROWS, count)))
+            self.checkpoint.let_go()
+            yield start, rows
+
     def packed(self, name):
         self._tell(f"{name}.weight")
         stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
@@ -279,7 +310,7 @@ class _Weights:
     def embedding(self, name):
         self._table = f"{name}.weight"
         info = self.checkpoint.info(self._table)
-        dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(info.dtype)
+        dtype = FLOAT_TYPES.get(info.dtype)
         if dtype is None:
             return self.checkpoint.floats(self._table), "float32"
         file, offset = self.checkpoint.place(self._table)
@@ -292,28 +323,17 @@ class _Weights:
         shape = self.checkpoint.info(source).shape
         if len(shape) != 2:
             raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)
+        if wanted != "int8":
+            return self._table_of(source, shape, wanted, "the head", "head"), wanted
         # In the core's memory, for its huge pages: a step reads all of it.
-        if wanted == "int8":
-            stored = Int8Rows(*shape)
-            if f"{name}.weight_int8" in self.checkpoint:  # quantised already
-                rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
-                stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
-                return stored, wanted
-        else:
-            dtype = np.dtype({"float16": "f2", "bfloat16": "u2", "float32": "f4"}[wanted])
-            block = new_block(shape[0] * shape[1] * dtype.itemsize, "the head", "head")
-            stored = np.frombuffer(block, dtype).reshape(shape)
-        for start in range(0, shape[0], HEAD_ROWS):
-            rows = self.checkpoint.floats(source, slice(start, min(start + HEAD_ROWS, shape[0])))
-            self.checkpoint.let_go()
-            if wanted == "int8":
-                stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
-            elif wanted in ("float16", "float32"):
-                stored[start : start + HEAD_ROWS] = rows
-            else:
-                bits = rows.view(np.uint32)
-                stored[start : start + HEAD_ROWS] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        return stored.view(np.uint16) if wanted == "float16" else stored, wanted
+        stored = Int8Rows(*shape)
+        if f"{name}.weight_int8" in self.checkpoint:  # quantised already
+            rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
+            stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
+            return stored, wanted
+        for start, rows in self._some_rows(source, shape[0]):
+            stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
+        return stored, wanted
 
 
 def load_model(path: Any, engine_config: EngineConfig | None = None, progress: Any = None) -> Model:

@@ -65,6 +65,7 @@ class _Run:
     attended: int  # positions, summed over the tokens
     read: int  # positions whose keys and values were read
     threads: int
+    within: dict[int, tuple[int, int]]  # the two numbers of positions within a window
     thread: int
 
 
@@ -90,10 +91,11 @@ class Profile:
         self._limits: dict[int, tuple[float, float]] = {}
 
     def _add(
-        self, program: Any, start_ns: int, times: Any, tokens: int, outputs: int, attended: int, read: int, threads: int
-    ) -> None:
+        self, program: Any, start_ns: int, times: Any, tokens: int, outputs: int, attended: int, read: int,
+        threads: int, within: dict[int, tuple[int, int]],
+    ) -> None:  # fmt: skip
         thread = threading.get_ident()
-        self._runs.append(_Run(program, start_ns, times, tokens, outputs, attended, read, threads, thread))
+        self._runs.append(_Run(program, start_ns, times, tokens, outputs, attended, read, threads, within, thread))
 
     def _end(self) -> None:
         self._wall = time.perf_counter() - self._started
@@ -139,7 +141,7 @@ class Profile:
             raise ConfigurationError.choice("by", by, GROUPINGS)
         found: dict[str, list[Any]] = {}
         for run in self._runs:
-            nbytes, macs = run.program.work(run.tokens, run.outputs, run.attended, run.read)
+            nbytes, macs = run.program.work(run.tokens, run.outputs, run.attended, run.read, run.within)
             rows = [(OVERHEAD[0], "overhead", run.times[0], 0, 0)]
             rows += zip(run.program.names, run.program.kinds, run.times[1:-1], nbytes, macs, strict=True)
             rows += [(OVERHEAD[1], "overhead", run.times[-1], 0, 0)]
@@ -236,7 +238,7 @@ class Profile:
             arguments = {"tokens": run.tokens, "outputs": run.outputs, "threads": run.threads}
             events.append({**where, "name": f"run {number}", "cat": "run", "ts": at, "dur": int(run.times.sum()) / 1e3,
                            "args": arguments})  # fmt: skip
-            nbytes, macs = run.program.work(run.tokens, run.outputs, run.attended, run.read)
+            nbytes, macs = run.program.work(run.tokens, run.outputs, run.attended, run.read, run.within)
             names = [OVERHEAD[0], *run.program.names, OVERHEAD[1]]
             kinds = ["overhead", *run.program.kinds, "overhead"]
             work = [(0, 0), *zip(nbytes.tolist(), macs.tolist(), strict=True), (0, 0)]

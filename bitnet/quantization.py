@@ -1,23 +1,26 @@
 """Float checkpoints to ternary after training, with a report of what that costs.
 
 A model that was not trained for ternary weights loses much of its quality by this; the report says how much of each
-weight, and `bitnet perplexity` how much on a text.
+weight, and of the inputs of layers on a text that it is calibrated with. `perplexity` of the source, loaded with
+``weights="float"``, and of the result says it of the whole.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bitnet._core import quant
+from bitnet.calibration import activation_statistics
 from bitnet.config import EngineConfig, QuantizationConfig
 from bitnet.conversion import FORMATS, write
 from bitnet.errors import ConfigurationError, ModelLoadError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.writing import Codes, Item, new_path
 from bitnet.hub import local_path
+from bitnet.model import load_model
 from bitnet.quant import checked_config, dequantize
 
 __all__ = ["plot_report", "quantize_checkpoint"]
@@ -30,6 +33,8 @@ def quantize_checkpoint(
     *,
     to: str = "bitnet",
     force: bool = False,
+    calibration: str | Sequence[int] | None = None,
+    num_threads: int | None = None,
     progress: Callable[[int, int, str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Quantise the projections of a float checkpoint to ternary, and write it.
@@ -46,6 +51,10 @@ def quantize_checkpoint(
         As of `convert`; the last two hold one scale a weight.
     force : bool, optional
         Whether `target` may be replaced.
+    calibration : str or sequence of int, optional
+        A text on which the inputs of the layers are measured, in the float model: all of it is loaded for that.
+    num_threads : int, optional
+        For the calibration; by default what this process may use.
     progress : callable, optional
         Called as ``progress(done_bytes, total_bytes, name)``.
 
@@ -53,7 +62,8 @@ def quantize_checkpoint(
     -------
     list of dict
         For each weight, the worst first: ``name``, ``shape``, ``scales`` (how many), ``mse``, ``sqnr_db`` (signal to
-        quantisation noise, in decibels; None without noise), ``cosine`` and ``zeros`` (a share).
+        quantisation noise, in decibels; None without noise), ``cosine`` and ``zeros`` (a share); with `calibration`
+        also ``activations``, of what the layer is given, as of `activation_statistics`.
 
     Raises
     ------
@@ -75,9 +85,26 @@ def quantize_checkpoint(
             raise ModelLoadError.nothing_to_quantize(os.fspath(source))
         return changed
 
-    with open_checkpoint(local_path(source)) as checkpoint, new_path(os.fspath(target), force) as scratch:
+    path = local_path(source)
+    with open_checkpoint(path) as checkpoint, new_path(os.fspath(target), force) as scratch:
         write(checkpoint, scratch, to, EngineConfig(), progress=progress, change=change)
+        if calibration is not None:  # before the target appears: it may fail
+            of_inputs = _statistics(path, calibration, num_threads, progress)
+            for name in report.keys() & of_inputs:
+                report[name]["activations"] = of_inputs[name]
     return sorted(report.values(), key=lambda row: (row["cosine"], row["name"]))
+
+
+def _statistics(
+    path: str, text: str | Sequence[int], num_threads: int | None, progress: Callable[[int, int, str], object] | None
+) -> dict[str, dict[str, float | None]]:
+    model = load_model(path, EngineConfig(weights="float", num_threads=num_threads), progress)
+
+    def count(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, f"{done:,} of {total:,} tokens")
+
+    return activation_statistics(model, text, progress=count)
 
 
 def _quantised(item: Item, config: QuantizationConfig, report: dict[str, dict[str, Any]]) -> Item:
@@ -124,7 +151,7 @@ def _float32(array: Any, dtype: str) -> Any:
 
 
 def plot_report(report: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw the error of each weight.
+    """Draw the error of each weight, and that of each layer's inputs where the report has it.
 
     Parameters
     ----------
@@ -142,17 +169,25 @@ def plot_report(report: list[dict[str, Any]], path: str | os.PathLike[str]) -> N
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigurationError.missing_library("matplotlib", "plot", "a plot was asked for") from error
-    kinds = sorted({row["name"].rpartition(".")[2] for row in report})
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for kind in kinds:
-        rows = [row for row in report if row["name"].endswith(kind) and row["sqnr_db"] is not None]
-        rows.sort(key=lambda row: [int(part) for part in row["name"].split(".") if part.isdigit()])
-        layers = [next((int(part) for part in row["name"].split(".") if part.isdigit()), 0) for row in rows]
-        axes.plot(layers, [row["sqnr_db"] for row in rows], marker="o", label=kind)
+    pictures: list[tuple[str, list[dict[str, Any]]]] = [("Weights rounded to ternary: higher is closer", report)]
+    inputs = [{"name": row["name"], **row["activations"]} for row in report if "activations" in row]
+    if inputs:
+        pictures.append(("Inputs rounded to 8 bits: higher is closer", inputs))
+    figure = Figure(figsize=(9, 5 * len(pictures)), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(len(pictures), squeeze=False)[:, 0], pictures, strict=True):
+        _draw(axes, title, [row for row in rows if row["sqnr_db"] is not None])
+    figure.savefig(os.fspath(path))
+
+
+def _draw(axes: Any, title: str, rows: list[dict[str, Any]]) -> None:
+    """The signal to noise of each kind of layer over the depth of the model."""
+    for kind in sorted({row["name"].rpartition(".")[2] for row in rows}):
+        points = sorted((next((int(part) for part in row["name"].split(".") if part.isdigit()), 0), row["sqnr_db"])
+                        for row in rows if row["name"].endswith(kind))  # fmt: skip
+        axes.plot(*zip(*points, strict=True), marker="o", label=kind)
     axes.set_xlabel("layer")
     axes.set_ylabel("signal to quantisation noise (dB)")
-    axes.set_title("Weights rounded to ternary: higher is closer")
-    axes.legend()
+    axes.set_title(title)
+    if rows:
+        axes.legend()
     axes.grid(True, alpha=0.3)
-    figure.savefig(os.fspath(path))

@@ -177,6 +177,8 @@ ROWS = [
      "a plot was asked for, which needs the library 'matplotlib': pip install 'bitnet-runtime[plot]'"),
     ("models/gemma3_text.py", "ModelLoadError.unsupported", lambda: gemma(None, layer_types=["full"]),
      "'config.json': layer_types is ['full']; it must be a list of 'full_attention' and 'sliding_attention'"),
+    ("models/gemma3_text.py", "ModelLoadError.unsupported", lambda: gemma(None, sliding_window=0),
+     "'config.json': sliding_window is 0; it must be a number of positions above 0"),
     ("models/gemma3_text.py", "ModelLoadError.unsupported",
      lambda: gemma(None, rope_parameters={"full_attention": {"rope_type": "linear"}}),
      "'config.json': rope_parameters.full_attention is {'rope_type': 'linear'}; it must be 'default'"),

@@ -73,6 +73,8 @@ ROWS = [
      "Diagnosis.differences: the values were not kept; use keep=True"),
     ("diagnosis.py", "InferenceError.empty_prompt", lambda: bitnet.diagnose(model(), []),
      "the prompt has no tokens; give at least one"),
+    ("calibration.py", "InferenceError.empty_prompt", lambda: bitnet.activation_statistics(model(), []),
+     "the prompt has no tokens; give at least one"),
     ("diagnosis.py", "InferenceError.beyond_context", lambda: bitnet.diagnose(model(), [1] * 129),
      "position 128 is beyond the 128 tokens of the context"),
     ("model.py", "ModelLoadError.no_checksums", lambda: model().verify(),

@@ -39,7 +39,7 @@ FULL = [
     QuantizationConfig(group_size=128),
     QuantizationConfig(per_channel=True),
     EngineConfig(device="cpu", num_threads=3, packing="t5", kv_dtype="float32", head_dtype="bfloat16",
-                 verify="load", activations="float32", hidden_act="silu", i2s_layout="arm"),
+                 verify="load", activations="float32", weights="float", hidden_act="silu", i2s_layout="arm"),
     GenerationConfig(
         max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=0.6, top_k=40, top_p=0.9, min_p=0.05,
         repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11,
@@ -92,7 +92,7 @@ def test_another_name_is_answered_with_the_closest_or_with_all():
     sentence = "GenerationConfig has no field 'temprature'; use 'temperature'"
     assert refusal(GenerationConfig, temprature=1.0) == sentence
     sentence = "EngineConfig has no field 'xyzzy'; it has 'device', 'num_threads', 'packing', 'kv_dtype', "
-    sentence += "'head_dtype', 'verify', 'activations', 'hidden_act', 'i2s_layout'"
+    sentence += "'head_dtype', 'verify', 'activations', 'weights', 'hidden_act', 'i2s_layout'"
     assert refusal(EngineConfig, xyzzy=1) == refusal(EngineConfig.from_dict, {"xyzzy": 1}) == sentence
 
 
@@ -150,7 +150,7 @@ def test_defaults():
     }  # fmt: skip
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
-        "verify": None, "activations": "auto", "hidden_act": "auto", "i2s_layout": "auto",
+        "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto", "i2s_layout": "auto",
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
@@ -430,7 +430,7 @@ def test_num_threads_is_checked():
 def test_words_of_an_engine_are_checked():
     known_of = {"packing": "auto i2 t5", "kv_dtype": "float16 float32 int8",
                 "head_dtype": "int8 float16 bfloat16 float32",
-                "activations": "auto int8 float32",
+                "activations": "auto int8 float32", "weights": "ternary float",
                 "hidden_act": "auto relu2 silu gelu gelu_pytorch_tanh", "i2s_layout": "auto x86 arm rows4"}
     for name, known in {"device": "auto cpu", **known_of}.items():
         known = known.split()

@@ -47,8 +47,9 @@ ARROWS = {
     "_core.builder": "errors _core.fusion",
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
-    "_core.program": "errors _core.builder _core.gemm _core.head _core.operations _core.ops _core.matmul _core.packing "
-                     "_core.threads _core.memory _core.arrays",
+    "_core.counting": "",
+    "_core.program": "errors _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+                     "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
     "_load_errors": "_errors",
@@ -61,7 +62,8 @@ ARROWS = {
     "chat": "errors sandbox",
     "sandbox": "",
     "sampling": "config errors",
-    "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
+    "weight": "config quant tuning _core.quant _core.packing _core.matmul",
+    "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
     "memory": "_errors config _core.blocks _core.memory _core.reports",
@@ -69,8 +71,8 @@ ARROWS = {
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
-    "bitnet": "errors config conversion evaluation quant quantization weight debugging diagnosis profiling memory "
-              "engine loaded model inspection scoring _bitnet_runtime",
+    "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
+              "memory engine loaded model inspection scoring _bitnet_runtime",
     "engine": "assets errors config memory model sampling texts kv_cache _core.program",
     "loaded": "config embedding engine model scoring",
     "texts": "embedding scoring",
@@ -78,7 +80,8 @@ ARROWS = {
     "scoring": "errors kv_cache",
     "evaluation": "errors scoring",
     "harness": "config engine errors scoring",
-    "quantization": "errors config conversion formats formats.writing hub quant _core.quant",
+    "calibration": "errors kv_cache model _core.program _core.quant",
+    "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
@@ -86,7 +89,7 @@ ARROWS = {
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
-    "model": "errors config weight chat checksums tokenizer hub formats formats.random models _core.head "
+    "model": "errors config tuning chat checksums tokenizer hub formats formats.random models _core.head "
              "_core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
@@ -94,7 +97,7 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config chat formats* _core.*",
-    "cli*": "bitnet machine memory errors train cli*",
+    "cli*": "bitnet machine tuning memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "server*": "bitnet machine memory errors server*",
     "examples*": "bitnet machine memory errors train",

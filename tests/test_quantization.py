@@ -83,6 +83,127 @@ def test_the_command_reports_and_draws(tmp_path, rng, capsys):
     assert lines[0].split() == ["worst", "weights", "mse", "SQNR", "dB", "cosine", "zeros"]
     assert lines[1].startswith("model.layers.0.mlp.up_proj ")
     assert "loses much of its quality" in lines[-1]
-    assert len(json.loads(report.read_text())) == 7
+    assert len(json.loads(report.read_text())["weights"]) == 7
     assert "<svg" in plot.read_text()
     assert main(["quantize", source, str(tmp_path / "b"), "--per-row", "--group-size", "64"]) == 2
+
+
+# ---- what layers are given, and the perplexity before and after
+
+
+def with_letters(source):
+    """A tokenizer of 26 letters."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    letters = {chr(97 + i): i for i in range(26)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({**letters, "?": 26}, "?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(f"{source}/tokenizer.json")
+
+
+def inputs_in_numpy(tensors, ids):
+    """What the layers of `floats` are given, in float64."""
+    w = {name: bits_or_floats(*one) for name, one in tensors.items()}
+
+    def rms(x):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+    def rotated(x):
+        angles = np.arange(len(ids))[:, None] * 10000.0 ** (-np.arange(0, 64, 2) / 64)
+        cosine, sine, (a, b) = np.cos(angles)[:, None], np.sin(angles)[:, None], np.split(x, 2, -1)
+        return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], -1)
+
+    found, at = {}, "model.layers.0."
+
+    def linear(x, name):
+        found[at + name] = x
+        return x @ w[f"{at}{name}.weight"].T
+
+    h = w["model.embed_tokens.weight"][ids]
+    x = rms(h)
+    q, k, v = (linear(x, f"self_attn.{one}_proj").reshape(-1, 2, 64) for one in "qkv")
+    scores = np.einsum("ahd,bhd->hab", rotated(q), rotated(k)) / 8
+    scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
+    power = np.exp(scores - scores.max(-1, keepdims=True))
+    o = np.einsum("hab,bhd->ahd", power / power.sum(-1, keepdims=True), v).reshape(len(ids), -1)
+    h = h + linear(o, "self_attn.o_proj")
+    x = rms(h)
+    gate, up = linear(x, "mlp.gate_proj"), linear(x, "mlp.up_proj")
+    h = h + linear(gate / (1 + np.exp(-gate)) * up, "mlp.down_proj")
+    return found, rms(h) @ w["model.embed_tokens.weight"].T
+
+
+def bits_or_floats(dtype, array):
+    return ((array.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else array).astype(np.float64)
+
+
+TEXT = "thequickbrownfoxjumps" + "overthelazydogandback"  # 42 letters: a context of 32, and a part
+
+
+def test_the_inputs_of_layers_are_measured_in_the_float_model(tmp_path, rng):
+    source, tensors = floats(tmp_path, rng)
+    with_letters(source)
+    report = bitnet.quantize_checkpoint(source, tmp_path / "a", calibration=TEXT, num_threads=1)
+    ids = [ord(letter) - 97 for letter in TEXT]
+    parts = [inputs_in_numpy(tensors, part)[0] for part in (ids[:32], ids[32:])]
+    assert {row["name"] for row in report} == set(parts[0])
+    for row in report:
+        x = np.concatenate([part[row["name"]] for part in parts])
+        largest = np.abs(x).max(1)
+        rounded = np.rint(x * (127 / largest[:, None])) * (largest[:, None] / 127)
+        ratio = (x * x).sum(1) / ((x - rounded) ** 2).sum(1)
+        rms = np.sqrt((x * x).mean(1))
+        assert row["activations"] == pytest.approx({
+            "absmax": largest.max(), "rms": np.sqrt((x * x).mean()), "crest": (largest / rms).mean(),
+            "sqnr_db": 10 * np.log10((x * x).sum() / ((x - rounded) ** 2).sum()),
+            "sqnr_db_min": 10 * np.log10(ratio.min()),
+        }, rel=3e-3)  # fmt: skip
+
+
+def test_inputs_of_ternary_layers_are_measured_too(rng):
+    with bitnet.load() as loaded:
+        seen = []
+        found = bitnet.activation_statistics(loaded, "Once upon a time", progress=lambda *done: seen.append(done))
+        linear = [name for name, kind in zip(loaded.model.program.names, loaded.model.program.kinds, strict=True)
+                  if kind == "linear"]  # fmt: skip
+        assert list(found) == linear
+        assert seen[-1][0] == seen[-1][1] == len(loaded.model.encode("Once upon a time"))
+        assert all(20 < one["sqnr_db"] < 60 and one["crest"] >= 1 for one in found.values())
+        with pytest.raises(bitnet.InferenceError, match="the prompt has no tokens"):
+            bitnet.activation_statistics(loaded.model, [])
+
+
+def test_the_command_measures_before_and_after(tmp_path, rng, capsys):
+    source, tensors = floats(tmp_path, rng)
+    with_letters(source)
+    text, report, plot = tmp_path / "text", tmp_path / "report.json", tmp_path / "plot.svg"
+    text.write_text(TEXT[:32])
+    arguments = ["quantize", source, str(tmp_path / "a"), "--report", str(report), "--calibration", str(text),
+                 "--text", str(text), "--num-threads", "1", "--plot", str(plot)]  # fmt: skip
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    content = json.loads(report.read_text())
+    before, after = content["perplexity"]["before"], content["perplexity"]["after"]
+    ids = np.array([ord(letter) - 97 for letter in TEXT[:32]])
+    logits = inputs_in_numpy(tensors, ids)[1][:-1]
+    likelihoods = logits - logits.max(1, keepdims=True)
+    likelihoods -= np.log(np.exp(likelihoods).sum(1, keepdims=True))
+    # The engine's head is int8.
+    assert before["nll"] == pytest.approx(-likelihoods[np.arange(31), ids[1:]].mean(), rel=0.02)
+    assert after["nll"] != pytest.approx(before["nll"], rel=0.02)
+    assert before["tokens"] == after["tokens"] == 31
+    assert lines[-1].startswith(f"perplexity {before['perplexity']:.4f} with the weights of SRC as they are, "
+                                f"{after['perplexity']:.4f} as ternary: ")  # fmt: skip
+    at = lines.index(next(line for line in lines if line.startswith("worst inputs")))
+    worst = min(content["weights"], key=lambda row: row["activations"]["sqnr_db"])
+    assert lines[at + 1].split() == [worst["name"], *(f"{worst['activations'][name]:{form}}" for name, form in (
+        ("absmax", ".4g"), ("rms", ".4g"), ("crest", ".2f"), ("sqnr_db", ".2f"), ("sqnr_db_min", ".2f")))]  # fmt: skip
+    assert plot.read_text().count("axes_") >= 2
+
+
+def test_a_calibration_that_fails_leaves_nothing(tmp_path, rng):
+    source, _ = floats(tmp_path, rng)
+    with pytest.raises(ModelLoadError, match="has no tokenizer"):
+        bitnet.quantize_checkpoint(source, tmp_path / "a", calibration="text")
+    assert not (tmp_path / "a").exists()

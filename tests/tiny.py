@@ -44,7 +44,8 @@ class Weights:
             "q_proj": (queries, c.hidden_size), "k_proj": (keys, c.hidden_size), "v_proj": (keys, c.hidden_size),
             "o_proj": (c.hidden_size, queries), "gate_proj": (c.intermediate_size, c.hidden_size),
             "up_proj": (c.intermediate_size, c.hidden_size), "down_proj": (c.hidden_size, c.intermediate_size),
-            "attn_sub_norm": (queries,), "ffn_sub_norm": (c.intermediate_size,),
+            "q_norm": (c.head_dim,), "k_norm": (c.head_dim,), "attn_sub_norm": (queries,),
+            "ffn_sub_norm": (c.intermediate_size,),
         }.get(last, (c.hidden_size,))  # fmt: skip
 
     def floats(self, name):

@@ -11,7 +11,7 @@ import numpy as np
 from bitnet._core.fusion import fuse
 from bitnet.errors import ModelLoadError
 
-KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head")
+KINDS = ("embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "head", "dense")
 """The kinds of operations."""
 
 
@@ -64,8 +64,8 @@ class Builder:
         Has the model's numbers by name: ``floats(name)`` (float32 array), ``packed(name)`` (a `PackedWeight`),
         ``own_norm(name)`` (the gain and eps of an RMSNorm that a linear layer has of its own, or None),
         ``embedding(name)`` (a table, which may be a `TableInFile`, and its dtype's name) and ``head(name)`` (a table,
-        for int8 an `Int8Rows`, and its dtype's name); and ``activations``, "float32" where linear layers do not
-        quantise them.
+        for int8 an `Int8Rows`, and its dtype's name). It may have ``activations``, "float32" where linear layers do not
+        quantise them; and ``dense(name)``, a table and its dtype's name of a weight that stays floats, else None.
     config : ModelConfig
     """
 
@@ -114,30 +114,36 @@ class Builder:
     def linear(self, x, *names, rows):
         """Multiply with ternary weights of so many rows each; the results of several lie side by side."""
         norms = [self.weights.own_norm(name) for name in names]
-        packed = []
-        for name, count in zip(names, rows, strict=True):
-            weight = self.weights.packed(name)
-            self._fits(name, (weight.rows, weight.cols), (count, x.width))
+        dense = getattr(self.weights, "dense", lambda name: None)
+        packed, tables = [], [dense(name) for name in names]
+        for name, count, table in zip(names, rows, tables, strict=True):
+            weight = self.weights.packed(name) if table is None else None
+            self._fits(name, (weight.rows, weight.cols) if table is None else table[0].shape, (count, x.width))
             packed.append(weight)
         result = Value("+".join(names), sum(rows))
-        if not any(norms):
+        if not any(norms) and not any(tables):
             # One product for all: they multiply the same quantised input.
             weight = packed[0] if len(packed) == 1 else self.fuse(packed)
             return self._append("linear", result.name, [x], result, weight=weight, column=0,
                                 takes_floats=self._takes_floats)
         column = 0
-        for name, weight, norm in zip(names, packed, norms, strict=True):
+        for name, weight, table, norm, count in zip(names, packed, tables, norms, rows, strict=True):
             normed = self._norm(x, f"{name}.rms_norm", *norm) if norm else x
-            self._append("linear", name, [normed], result, weight=weight, column=column,
-                         takes_floats=self._takes_floats)
-            column += weight.rows
+            if table is None:
+                self._append("linear", name, [normed], result, weight=weight, column=column,
+                             takes_floats=self._takes_floats)
+            else:
+                self._append("dense", name, [normed], result, table=table[0], dtype=table[1], column=column)
+            column += count
         return result
 
-    def attention(self, qkv, name, layer, norms=None, plus_one=False, factor=None, theta=None):
+    def attention(self, qkv, name, layer, norms=None, plus_one=False, factor=None, theta=None,
+                  window=None):
         """Rotate queries and keys, write keys and values to the cache, and attend to it.
 
         `norms` names the RMSNorms of each head's queries and keys, if there are any; scores are multiplied by `factor`,
-        by default ``head_dim ** -0.5``; `theta` is the base of the rotary frequencies, by default the configuration's.
+        by default ``head_dim ** -0.5``; `theta` is the base of the rotary frequencies, by default the configuration's;
+        a token sees the `window` positions that end with its own, by default all.
         """
         c, gains = self.config, {}
         if norms is not None:
@@ -149,7 +155,7 @@ class Builder:
         self._append("rope", f"{name}.rope", [qkv], None, layer=layer, eps=c.rms_norm_eps,
                      theta=c.rope_theta if theta is None else theta, **gains)
         return self._append("attention", name, [qkv], Value(name, c.num_attention_heads * c.head_dim), layer=layer,
-                            factor=c.head_dim ** -0.5 if factor is None else factor)
+                            factor=c.head_dim ** -0.5 if factor is None else factor, window=window)
 
     def gate(self, x, name):
         """``function(first half) * second half``, by the configuration's ``hidden_act``."""

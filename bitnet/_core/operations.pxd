@@ -14,26 +14,28 @@ cdef enum Kind:
     GATE
     ADD
     HEAD
+    DENSE
 
 cdef struct Operation:
     Kind kind
     # Offsets into the scratch memory, in bytes a token; and widths, in floats.
     Py_ssize_t source, result, source_width, result_width
     Job job                        # LINEAR
-    Py_ssize_t column              # LINEAR: where in the result's row
+    Py_ssize_t column              # LINEAR, DENSE: where in the result's row
     const float *gain              # NORM; ROPE: of the norm of each query head, or NULL
     const float *key_gain          # ROPE: the same of keys
     const float *cosine            # ROPE: (context, head_dim / 2)
     const float *sine
     float eps
     int function                   # GATE
-    int dtype                      # EMBED, HEAD: of the table
-    const uint8_t *table           # EMBED, HEAD: (rows, width); or NULL: in a file
+    int dtype                      # EMBED, HEAD, DENSE: of the table
+    const uint8_t *table           # EMBED, HEAD, DENSE: (rows, width); or NULL: in a file
     int file                       # EMBED: its descriptor, the table's first byte there, and bytes of a number
     Py_ssize_t offset, item_bytes
     Py_ssize_t rows, row_bytes
     HeadJob head                   # HEAD, of int8 rows
     Py_ssize_t layer               # ROPE, ATTEND
+    Py_ssize_t window              # ATTEND: of how many positions a token sees, its own included; or 0 for all
     float factor                   # ATTEND: of the scores; EMBED: of the numbers
 
 
@@ -42,7 +44,6 @@ cdef struct Shape:
     int kv_dtype
     Py_ssize_t block_bytes         # of the keys, or of the values, of one head in a page
     Py_ssize_t page_bytes          # of one page: keys and values of all layers
-    Py_ssize_t tile_tokens         # how many neighbouring tokens attend together
 
 
 cdef struct Run:
@@ -75,3 +76,5 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil
 # Where a token's row of what an operation makes begins.
 cdef inline float *result_of(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
+
+cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil

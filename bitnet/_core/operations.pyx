@@ -20,6 +20,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     # Of a row that is read from a file, on the stack; a multiple of all vectors' and numbers' sizes.
     PART_BYTES = 8192
+    # Of a head of keys and values, that take its blocks from memory together.
+    TILE_QUERIES = 64
 
 cdef inline float *_source(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.source * r.capacity) + t * r.now.source_width
@@ -97,36 +99,54 @@ cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
                               _block(r, first, r.positions[first], head, True), at + t)
 
 
+cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil:
+    """How many neighbouring tokens, at most, take each block of the cache from memory together."""
+    cdef Py_ssize_t group = shape.heads // shape.kv_heads, fair = tokens * shape.kv_heads // (8 * threads)
+    # Some units for each thread, whose work differs: the later a token, the more it attends to.
+    return max(<Py_ssize_t>1, <Py_ssize_t>OPS_QUERIES // group, min(<Py_ssize_t>TILE_QUERIES // group, fair))
+
+
 cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """The queries of some neighbouring tokens that share a head of keys and values."""
+    """The queries of a tile of neighbouring tokens that share a head of keys and values."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads
-    cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads), at = 0
+    cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads, at = 0
+    cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads)
     while at < queries:
-        _attend_some(r, first, kv_head, at, <int>min(<Py_ssize_t>OPS_QUERIES, queries - at))
-        at += OPS_QUERIES
+        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at))
+        at += TILE_QUERIES
 
 
-cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, int queries) noexcept nogil:
-    """Some of them over all positions up to their own, block by block. Their own are in the same block."""
+cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at,
+                       Py_ssize_t queries) noexcept nogil:
+    """Some of them over all positions up to their own, or a window that ends there, block by block. Their own are in the
+    same block."""
     cdef const Shape *s = r.shape
-    cdef const float *query[OPS_QUERIES]
-    cdef float *sums[OPS_QUERIES]
-    cdef float state[OPS_QUERIES][2]
-    cdef Py_ssize_t positions[OPS_QUERIES]
-    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], t, head, i
-    cdef int q
+    cdef const float *query[TILE_QUERIES]
+    cdef float *sums[TILE_QUERIES]
+    cdef float state[TILE_QUERIES][2]
+    cdef Py_ssize_t positions[TILE_QUERIES]
+    cdef Py_ssize_t begins[TILE_QUERIES]
+    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window
+    cdef Py_ssize_t t, head, q, i
     for q in range(queries):
         t, head = first + (at + q) // group, kv_head * group + (at + q) % group
         query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
         state[q][0], state[q][1] = -INFINITY, 0
         memset(sums[q], 0, s.head_dim * sizeof(float))
+    if window:
+        start = max(<Py_ssize_t>0, last + at // group + 1 - window) // OPS_BLOCK * OPS_BLOCK
     while start <= last:
         for q in range(queries):
-            positions[q] = min(<Py_ssize_t>OPS_BLOCK, r.positions[first + (at + q) // group] + 1 - start)
-        r.ops.attend(s.kv_dtype, queries, query, _block(r, first, start, kv_head, False),
-                     _block(r, first, start, kv_head, True), positions, s.head_dim, r.now.factor, state, sums)
+            t = r.positions[first + (at + q) // group] + 1
+            positions[q] = min(<Py_ssize_t>OPS_BLOCK, t - start)
+            begins[q] = max(<Py_ssize_t>0, t - window - start) if window else 0
+        q = 0
+        while q < queries:
+            r.ops.attend(s.kv_dtype, <int>min(<Py_ssize_t>OPS_QUERIES, queries - q), query + q,
+                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), begins + q,
+                         positions + q, s.head_dim, r.now.factor, state + q, sums + q)
+            q += OPS_QUERIES
         start += OPS_BLOCK
     for q in range(queries):
         state[q][1] = 1 / state[q][1]
@@ -142,6 +162,16 @@ cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
         for out in range(r.n_outputs):
             r.logits[out * r.now.rows + row] = r.ops.dot(
                 r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, r.outputs[out]), r.now.source_width)
+
+
+cdef void _dense(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Some rows of a weight of floats, each read once for all tokens."""
+    cdef Run *r = <Run *>data
+    cdef Py_ssize_t row, t, first = unit * r.rows_per_unit
+    for row in range(first, min(first + r.rows_per_unit, r.now.rows)):
+        for t in range(r.tokens):
+            result_of(r, t)[r.now.column + row] = r.ops.dot(
+                r.now.dtype, r.now.table + row * r.now.row_bytes, _source(r, t), r.now.source_width)
 
 
 cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
@@ -165,6 +195,9 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         run(_gate, r, r.tokens, threads)
     elif o.kind == ADD:
         run(_add, r, r.tokens, threads)
+    elif o.kind == DENSE:
+        r.rows_per_unit = max(<Py_ssize_t>16, o.rows // (16 * threads))
+        run(_dense, r, (o.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
     elif r.n_outputs and o.dtype == OPS_INT8:
         o.head.x, o.head.x_stride, o.head.picked, o.head.tokens = _source(r, 0), o.source_width, r.outputs, r.n_outputs
         o.head.y = r.logits

@@ -17,11 +17,12 @@ class Program:
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     widths: tuple[int, ...]
+    windows: tuple[int, ...]
     vocab_size: int
     scratch_token_bytes: int
     def __init__(self, builder: Builder, kv_dtype: str = "float16") -> None: ...
     def work(
-        self, tokens: int, outputs: int, attended: int, read: int
+        self, tokens: int, outputs: int, attended: int, read: int, within: dict[int, tuple[int, int]] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
     @property
     def page_bytes(self) -> int: ...

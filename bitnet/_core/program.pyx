@@ -21,22 +21,15 @@ from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
-from bitnet._core.operations cimport ATTEND, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
-from bitnet._core.operations cimport operate
-from bitnet._core.ops cimport (
-    OPS_BFLOAT16,
-    OPS_BLOCK,
-    OPS_FLOAT16,
-    OPS_FLOAT32,
-    OPS_INT8,
-    OPS_QUERIES,
-    vector_ops,
-)
+from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
+from bitnet._core.operations cimport attend_together, operate
+from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
 from bitnet._core.builder import KINDS as _KINDS
 from bitnet._core.builder import TableInFile
+from bitnet._core.counting import positions_of
 from bitnet._core.head import kernel_name as head_kernel_name
 from bitnet._core.ops import GATES as _GATES
 from bitnet._core.packing import kernel_name
@@ -64,8 +57,8 @@ def add_recorder(function):
     ----------
     function : callable
         Called with the program, when the run began (of the monotonic clock, in ns), an int64 array of nanoseconds (the
-        checks before, each operation, the look at the logits), and the numbers of tokens, of outputs, of positions
-        attended to, of positions whose keys and values were read, and of threads.
+        checks before, each operation, the look at the logits), the numbers of tokens, of outputs, of positions attended
+        to, of positions that were read, and of threads, and a dict: the two numbers of positions within each window.
     """
     global _recorders
     _recorders = (*_recorders, function)
@@ -104,13 +97,15 @@ cdef class Program:
     vocab_size : int
     context : int
         The longest sequence, in tokens.
+    windows : tuple of int
+        The windows of attentions that do not see all positions.
     """
 
     cdef Block _memory
     cdef Operation *_operations
     cdef Py_ssize_t _count
     cdef Shape _shape
-    cdef readonly object names, kinds, widths
+    cdef readonly object names, kinds, widths, windows
     cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
     cdef object _kept
     cdef object _angles
@@ -128,6 +123,7 @@ cdef class Program:
         self.kinds = tuple([operation["kind"] for operation in builder.operations])
         self.widths = tuple([operation["result"].width if operation["result"] is not None else 0
                              for operation in builder.operations])
+        self.windows = tuple(sorted({operation["window"] for operation in builder.operations if operation.get("window")}))
         self._kept = builder.operations
         self._shape.heads, self._shape.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
@@ -135,7 +131,6 @@ cdef class Program:
         self._shape.kv_dtype = DTYPES[kv_dtype]
         self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
                                                "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
-        self._shape.tile_tokens = max(1, OPS_QUERIES * config.num_key_value_heads // config.num_attention_heads)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         self._angles = {}  # by the base of the frequencies
@@ -149,6 +144,7 @@ cdef class Program:
             op.layer, op.factor = operation.get("layer", 0), operation.get("factor", 0)
             op.function = _GATES[operation["function"]] if op.kind == GATE else 0
             op.column, op.eps = operation.get("column", 0), operation.get("eps", 0)
+            op.window = operation.get("window") or 0
             if op.kind in (NORM, ROPE) and operation.get("gain") is not None:
                 floats = operation["gain"]
                 op.gain = &floats[0]
@@ -171,13 +167,13 @@ cdef class Program:
             elif op.kind == HEAD and isinstance(operation["table"], Int8Rows):
                 op.dtype, op.rows = OPS_INT8, config.vocab_size
                 load_rows(&op.head, operation["table"])
-            elif op.kind in (EMBED, HEAD):
+            elif op.kind in (EMBED, HEAD, DENSE):
                 stored = checked_matrix(operation["table"], operation["name"], _NUMPY[operation["dtype"]])
                 op.dtype = DTYPES[operation["dtype"]]
                 op.table = <const uint8_t *><uintptr_t>stored.ctypes.data
                 op.rows, op.row_bytes = stored.shape[0], stored.strides[0]
 
-    def work(self, tokens, outputs, attended, read):
+    def work(self, tokens, outputs, attended, read, within=None):
         """Count what the operations of a run do.
 
         Parameters
@@ -186,6 +182,8 @@ cdef class Program:
             Of the run.
         attended, read : int
             Positions, summed over the tokens, and over the tiles of tokens that read keys and values together.
+        within : dict, optional
+            The same two numbers for each window of an attention.
 
         Returns
         -------
@@ -203,9 +201,13 @@ cdef class Program:
                 macs[i] = op.job.rows * op.job.cols * tokens
             elif op.kind == EMBED:
                 nbytes[i] = op.row_bytes * tokens
+            elif op.kind == DENSE:
+                nbytes[i] += op.rows * op.row_bytes
+                macs[i] = op.rows * op.source_width * tokens
             elif op.kind == ATTEND:
-                nbytes[i] = read * 2 * s.kv_heads * s.block_bytes // PAGE_TOKENS
-                macs[i] = 2 * attended * s.heads * s.head_dim
+                mine, theirs = within[op.window] if op.window else (attended, read)
+                nbytes[i] = theirs * 2 * s.kv_heads * s.block_bytes // PAGE_TOKENS
+                macs[i] = 2 * mine * s.heads * s.head_dim
             elif op.kind == HEAD and outputs:
                 nbytes[i] = op.rows * op.row_bytes
                 if op.dtype == OPS_INT8:
@@ -365,7 +367,7 @@ cdef class Execution:
         r.tiles, r.strips = <const int32_t *>self._tiles.data, <const int32_t *>self._strips.data
         if len(pages) == 0 or _is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
             self._refuse(ids, positions, sequences, rooms, outputs)
-        r.n_tiles = _cut(&r, program._shape.tile_tokens, <int32_t *>self._tiles.data)
+        r.n_tiles = _cut(&r, attend_together(r.shape, tokens, threads), <int32_t *>self._tiles.data)
         r.n_strips = _cut(&r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.pages = <const uintptr_t *const *>&page_view[0]
         r.starts = <Py_ssize_t *>self._starts.data
@@ -397,11 +399,10 @@ cdef class Execution:
             raise InferenceError.not_finite(program.names[program._count - 1])
         if recorders:
             taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
-            ends = np.frombuffer(self._tiles, np.int32)[1 : r.n_tiles + 1] - 1
-            attended = int(positions.sum(dtype=np.int64)) + tokens
-            read = int(positions[ends].sum(dtype=np.int64)) + len(ends)
+            starts = np.frombuffer(self._tiles, np.int32)[: r.n_tiles + 1]
+            attended, read, within = positions_of(positions, starts, program.windows)
             for recorder in recorders:
-                recorder(program, entered, taken, tokens, len(outputs), attended, read, threads)
+                recorder(program, entered, taken, tokens, len(outputs), attended, read, threads, within)
         return logits
 
     def _status(self, index, meaning):
@@ -446,7 +447,8 @@ cdef class Execution:
         if op.result_width == 0:  # in place
             return source, None
         made = self._values(index, tokens)
-        return made[:, op.column : op.column + op.job.rows] if op.kind == LINEAR else made, source
+        rows = op.job.rows if op.kind == LINEAR else op.rows if op.kind == DENSE else op.result_width
+        return made[:, op.column : op.column + rows], source
 
     def last_hidden(self, tokens):
         """Copy what the head of the last run multiplies, of all its tokens: the residual stream after the last norm.

@@ -33,6 +33,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
     parser.add_argument("--activations", default="auto", metavar="NAME",
                         help="what weights multiply: auto, int8, or float32 for activations as they are")
+    parser.add_argument("--weights", default="ternary", metavar="NAME",
+                        help="what weights stored as floats become: ternary, or float for what they are, which is slow")
     parser.add_argument("--hidden-act", default="auto", metavar="NAME",
                         help="the gate's function, where a GGUF file means another than its architecture: relu2, silu")
     parser.add_argument("--i2s-layout", default="auto", metavar="NAME",
@@ -54,7 +56,7 @@ def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.E
     with refused(args):
         return bitnet.EngineConfig(
             num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype,
-            activations=args.activations, hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
+            activations=args.activations, weights=args.weights, hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Gemma 3 with ternary linear layers: microsoft/BitNet-embedding-270M.
 
 The function of ``Gemma3ForCausalLM`` in the transformers library, for text: embeddings are multiplied by the square
-root of their width, norms by 1 + their gain, and each half of a block ends with a norm of its own. A sliding window
-changes nothing within its width, so the context ends there.
+root of their width, norms by 1 + their gain, and each half of a block ends with a norm of its own. In most layers a
+token sees a window of the positions that end with its own.
 """
 
 from bitnet.config import ModelConfig
@@ -16,7 +16,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def config(raw):
-    """Read a ``config.json``; ``extra["layer_thetas"]`` has the base of the rotary frequencies of each layer."""
+    """Read a ``config.json``.
+
+    ``extra["layer_thetas"]`` has the base of the rotary frequencies of each layer, ``extra["layer_windows"]`` how many
+    positions a token sees there, its own included, or None for all.
+    """
     said = {"hidden_act": raw.get("hidden_activation"), **{key: one for key, one in raw.items() if one is not None}}
     for name in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if said.get(name):
@@ -37,14 +41,16 @@ def config(raw):
             if told[kind].get("rope_type", "default") != "default":
                 raise ModelLoadError.unsupported("config.json", f"rope_parameters.{kind}", told[kind], "'default'")
             thetas[kind] = told[kind].get("rope_theta", thetas[kind])
-    found = ModelConfig.from_hugging_face(
+    is_window = isinstance(window, int) and not isinstance(window, bool) and window > 0
+    if SLIDING in kinds and window is not None and not is_window:
+        raise ModelLoadError.unsupported("config.json", "sliding_window", window, "a number of positions above 0")
+    return ModelConfig.from_hugging_face(
         {key: one for key, one in said.items() if key != "hidden_activation"}, model_type="gemma3_text",
         hidden_act="gelu_pytorch_tanh", rms_norm_eps=1e-6, rope_theta=float(thetas[FULL]),
         max_position_embeddings=131072, tie_word_embeddings=True, head_dim=256,
-        extra={"layer_thetas": [float(thetas[kind]) for kind in kinds]},
+        extra={"layer_thetas": [float(thetas[kind]) for kind in kinds],
+               "layer_windows": [window if kind == SLIDING else None for kind in kinds]},
     )  # fmt: skip
-    slides = window is not None and SLIDING in kinds
-    return found.replace(max_position_embeddings=min(found.max_position_embeddings, window)) if slides else found
 
 
 def build(b, cfg):
@@ -59,7 +65,8 @@ def build(b, cfg):
         qkv = b.linear(n, at + "self_attn.q_proj", at + "self_attn.k_proj", at + "self_attn.v_proj",
                        rows=(heads, kv_heads, kv_heads))  # fmt: skip
         o = b.attention(qkv, at + "self_attn", layer=i, norms=(at + "self_attn.q_norm", at + "self_attn.k_norm"),
-                        plus_one=True, factor=factor, theta=cfg.extra["layer_thetas"][i])  # fmt: skip
+                        plus_one=True, factor=factor, theta=cfg.extra["layer_thetas"][i],
+                        window=cfg.extra["layer_windows"][i])  # fmt: skip
         o = b.rms_norm(b.linear(o, at + "self_attn.o_proj", rows=(hidden,)), at + "post_attention_layernorm", True)
         h = b.add(h, o, at + "attention_residual")
         n = b.rms_norm(h, at + "pre_feedforward_layernorm", plus_one=True)

@@ -52,7 +52,7 @@ def test_recorders_are_told_the_time_of_each_operation(runner):
         remove_recorder(record)
     runner.alone(IDS[:3])
     assert (len(runs), others) == (3, [])
-    program, start_ns, times, tokens, outputs, attended, read, threads = runs[0]
+    program, start_ns, times, tokens, outputs, attended, read, threads, within = runs[0]
     assert program is runner.program
     assert 0 < start_ns <= time.monotonic_ns()
     assert len(times) == len(program.names) + 2
@@ -60,6 +60,7 @@ def test_recorders_are_told_the_time_of_each_operation(runner):
     assert 0 < times.sum() < 60e9
     assert (tokens, outputs, attended, threads) == (len(IDS), len(IDS), sum(range(1, len(IDS) + 1)), 1)
     assert len(IDS) <= read <= attended
+    assert within == {}
     assert runs[2][3:6] == (2, 2, 6 + 7)
     assert runs[2][7] == 2
 

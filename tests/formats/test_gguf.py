@@ -268,6 +268,20 @@ def test_ordinary_numbers_of_another_family_are_refused(tmp_path, rng):
             loaded(path)
 
 
+def test_ordinary_numbers_can_be_run_as_they_are(tmp_path, rng):
+    codes, scales = rng.integers(-127, 128, (512, 32)).astype(np.int8), rng.uniform(0.01, 0.02, 512).astype(np.float16)
+    blocks = np.concatenate([scales.view(np.uint8).reshape(-1, 2), codes.view(np.uint8)], 1)
+    numbers = (codes * scales.astype(np.float32)[:, None]).reshape(128, 128)
+    found, names = [], ("blk.0.attn_q.weight", "blk.1.attn_output.weight")
+    for one in (("Q8_0", (128, 128), blocks.tobytes()), f32(numbers)):
+        path = written(tmp_path, "llama", tensors=dict.fromkeys(names, one))
+        with loaded(path, FLOAT32.replace(weights="float", i2s_layout="x86")) as model:
+            assert model.model.program.kinds.count("dense") == 2
+            found.append(model.infer([1, 2, 3]))
+    assert (found[0] == found[1]).all()
+    assert np.isfinite(found[0]).all()
+
+
 # ---- what a file does not say
 
 

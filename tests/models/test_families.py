@@ -68,7 +68,7 @@ class Model:
     """Random weights of a family, as masters, and its function."""
 
     def __init__(self, rng, kind, head_dim=32):
-        self.kind, self.head_dim, self.tensors = kind, head_dim, {}
+        self.kind, self.head_dim, self.tensors, self.stays_float = kind, head_dim, {}, False
         c = SIZES
         heads, keys = c["num_attention_heads"] * head_dim, c["num_key_value_heads"] * head_dim
         hidden, inner = c["hidden_size"], c["intermediate_size"]
@@ -106,10 +106,13 @@ class Model:
     def linear(self, x, name):
         if self.kind in ("qwen3", "gemma3"):
             x = rms(x, self.numbers(f"{name}.norm").astype(np.float64))
+        if self.stays_float:
+            return x @ self.numbers(name).astype(np.float64).T
         codes, scale = bitnet.quantize_weights(self.numbers(name))
         return reference.matmul(codes, scale, x.astype(np.float32)).astype(np.float64)
 
-    def hidden(self, ids, theta, second=None):
+    def hidden(self, ids, theta, second=None, window=None):
+        """`second` is the base of the second layer's frequencies, `window` what a token of the first layer sees."""
         n, dim, kind = len(ids), self.head_dim, self.kind
         table = self.numbers("model.embed_tokens")
         factor = np.float32(8) if kind == "gemma3" else np.float32(1)  # the root of 64
@@ -130,6 +133,8 @@ class Model:
             k, v = (np.repeat(x, 2, 1) for x in (rotated(k), v))
             scores = np.einsum("ahd,bhd->hab", rotated(q), k) * dim**-0.5
             scores[:, ~np.tri(n, dtype=bool)] = -np.inf
+            if window and i == 0:
+                scores[:, np.tri(n, k=-window, dtype=bool)] = -np.inf
             power = np.exp(scores - scores.max(-1, keepdims=True))
             o = np.einsum("hab,bhd->ahd", power / power.sum(-1, keepdims=True), v).reshape(n, -1)
             if kind == "1bitllm":
@@ -245,9 +250,77 @@ def test_layers_of_gemma_have_frequencies_of_their_own(tmp_path, more):
     assert np.abs(found - other).max() > 0.01 * np.abs(expected).max()
 
 
-def test_a_sliding_window_ends_the_context(tmp_path):
-    path, _, _ = family(tmp_path, "gemma3", sliding_window=16, layer_types=["sliding_attention"] * 2)
-    assert bitnet.load(path).model.config.max_position_embeddings == 16
+@pytest.mark.parametrize("window", [1, 16, 63, 64, 65, 100, 150])
+def test_a_layer_with_a_window_sees_no_more(isa, tmp_path, window):
+    path, model, _ = family(
+        tmp_path, "gemma3", sliding_window=window, layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=400, rope_local_base_freq=1e4, rope_theta=1e6,
+    )  # fmt: skip
+    ids = np.random.default_rng(2).integers(0, 64, 200)
+    head = model.numbers("model.embed_tokens").T.astype(np.float64)
+    with bitnet.load(path, FLOAT32) as loaded:
+        found = loaded.infer(ids)
+        with bitnet.profile() as measured:
+            loaded.infer(ids[:100])
+    expected = model.hidden(ids, 1e4, 1e6, window) @ head
+    away = np.abs(found - expected).max(1) / np.abs(expected).max()
+    # An activation near a tie may be rounded the other way, and moves what comes after it.
+    assert np.median(away) < 1e-4
+    assert np.quantile(away, 0.9) < 0.03
+    other = np.abs(found - model.hidden(ids, 1e4, 1e6) @ head).max(1) / np.abs(expected).max()
+    assert np.median(other[:window]) < 1e-4  # they are within it
+    assert np.median(other[window:]) > 0.005
+    # Multiply-accumulates: two for each number of a head, query head and position that is seen.
+    seen = sum(min(t + 1, window) for t in range(100))
+    macs = {row.name: row.macs for row in measured.operations() if row.name.endswith("self_attn")}
+    assert macs["model.layers.0.self_attn"] == 2 * seen * 4 * 32
+    assert macs["model.layers.1.self_attn"] == 2 * 5050 * 4 * 32
+
+
+@pytest.mark.parametrize("window", [0, "all", True])
+def test_a_window_that_is_none_is_refused(tmp_path, window):
+    path, _, _ = family(tmp_path, "gemma3", sliding_window=window, layer_types=["sliding_attention"] * 2)
+    with pytest.raises(ModelLoadError, match=r"sliding_window is .*; it must be a number of positions above 0"):
+        bitnet.load(path)
+
+
+# ---- weights as they are
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("stored", ["BF16", "F16", "F32"])
+def test_weights_can_be_left_as_they_are(isa, tmp_path, kind, stored):
+    path, model, theta = family(tmp_path, kind)
+    of = {"BF16": bf16, "F16": np.float16, "F32": np.float32}[stored]
+    tensors = dict(model.tensors)
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        numbers = model.numbers(name.removesuffix(".weight")) * np.float32(0.125)
+        tensors[name] = (stored, of(numbers))
+        model.tensors[name] = ("BF16", bf16(numbers))  # float16 holds those, too, but for the smallest
+    raw, _ = CONFIGS[kind]
+    path = write_folder(tmp_path / "b", tensors, {**SIZES, **raw})
+    model.stays_float = True
+    expected = model.hidden(IDS, theta) @ model.numbers("model.embed_tokens").T.astype(np.float64)
+    with bitnet.load(path, FLOAT32.replace(weights="float")) as loaded:
+        found = loaded.infer(IDS)
+        assert (loaded.engine.infer_batch(loaded.model, [IDS[:3], IDS])[1] == found).all()
+        assert set(loaded.model.program.kinds) == {"embed", "rms_norm", "dense", "rope", "attention", "gate", "add",
+                                                   "head"}  # fmt: skip
+        diagnosis = bitnet.diagnose(loaded.model, IDS)
+        assert diagnosis.first_bad is None
+        with bitnet.profile() as measured:
+            loaded.infer(IDS)
+        assert next(row.macs for row in measured.operations() if row.name.endswith("0.mlp.up_proj")) == 8 * 128 * 64
+    with bitnet.load(path, FLOAT32.replace(weights="float", num_threads=3)) as loaded:
+        assert (loaded.infer(IDS) == found).all()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_weights_that_are_stored_ternary_stay_so():
+    path = DATA / "llama-packed-bitlinear"
+    with bitnet.load(path, FLOAT32) as one, bitnet.load(path, FLOAT32.replace(weights="float")) as other:
+        assert one.model.program.kinds == other.model.program.kinds
+        assert (one.infer(IDS) == other.infer(IDS)).all()
 
 
 # ---- activations as they are

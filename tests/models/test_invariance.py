@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 LONG = 150  # tokens of the longest sequence: two pages of 64, and a part of one
 KV_DTYPES = ("float32", "float16", "int8")
 HEAD_DTYPES = ("int8", "float16", "bfloat16", "float32")
-FAMILIES = {"bitnet": "relu2", "llama": "silu"}
+FAMILIES = {"bitnet": "relu2", "llama": "silu", "gemma3_text": "gelu_pytorch_tanh"}
 PROMPTS = np.random.default_rng(3).integers(0, 97, (3, 200)).astype(np.int32)
 
 each_kv_dtype = pytest.mark.parametrize("kv_dtype", KV_DTYPES)
@@ -21,7 +21,8 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 
 @functools.cache
 def runner(family, kv_dtype, head_dtype, kind="i2"):
-    cfg = tiny.config(hidden_act=FAMILIES[family])
+    layers = {"layer_thetas": [1e4, 1e6], "layer_windows": [37, None]} if family == "gemma3_text" else {}
+    cfg = tiny.config(hidden_act=FAMILIES[family], extra=layers)
     own_norms = () if family == "bitnet" else ("v_proj", "down_proj")
     program = tiny.program(cfg, family, kv_dtype, head_dtype=head_dtype, kind=kind, own_norms=own_norms)
     return tiny.Runner(program, 3 * 200)

@@ -59,6 +59,13 @@ class BitLinear(torch.nn.Module):
         return torch.nn.functional.linear((x * a).round().clamp(-128, 127) / a, self.weight)
 
 
+def both(folder, model, **settings):
+    with torch.no_grad():
+        theirs = model(torch.tensor(IDS)[None]).logits[0].numpy()
+    with bitnet.load(folder, FLOAT32.replace(**settings)) as loaded:
+        return loaded.infer(IDS), theirs
+
+
 SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
          "rms_norm_eps": 1e-6}  # fmt: skip
@@ -67,7 +74,7 @@ SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hid
 def configuration(kind):
     if kind == "gemma3":
         return transformers.Gemma3TextConfig(
-            **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=64,
+            **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=5,
             layer_types=["sliding_attention", "full_attention"],
         )  # fmt: skip
     if kind == "qwen3":
@@ -75,8 +82,7 @@ def configuration(kind):
     return transformers.LlamaConfig(**SIZES, tie_word_embeddings=True)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
-def test_the_families_are_theirs_with_the_layers_exchanged(tmp_path, kind):
+def random_model(kind):
     torch.manual_seed(3)
     config = configuration(kind)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
@@ -85,6 +91,20 @@ def test_the_families_are_theirs_with_the_layers_exchanged(tmp_path, kind):
             torch.nn.init.uniform_(parameter.data, -0.5 if kind == "gemma3" else 0.5, 0.5 if kind == "gemma3" else 1.5)
         else:
             torch.nn.init.normal_(parameter.data)
+    return config, model
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_float_weights_give_their_logits(tmp_path, kind):
+    _, model = random_model(kind)
+    model.save_pretrained(tmp_path / "model")
+    ours, theirs = both(tmp_path / "model", model, weights="float")
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_the_families_are_theirs_with_the_layers_exchanged(tmp_path, kind):
+    config, model = random_model(kind)
     folder = tmp_path / "model"
     norms = {}
     for name, module in list(model.named_modules()):
@@ -110,10 +130,7 @@ def test_the_families_are_theirs_with_the_layers_exchanged(tmp_path, kind):
         if name.endswith("_proj"):
             owner = model.get_submodule(name.rpartition(".")[0])
             setattr(owner, name.rpartition(".")[2], BitLinear(module, norms.get(f"{name}.norm.weight")))
-    with torch.no_grad():
-        theirs = model(torch.tensor(IDS)[None]).logits[0].numpy()
-    with bitnet.load(folder, FLOAT32) as loaded:
-        ours = loaded.infer(IDS)
+    ours, theirs = both(folder, model)
     away = np.abs(ours - theirs).max(1)
     # One activation near a tie may be rounded the other way, and moves what comes after it.
     assert np.median(away) < 1e-3 * theirs.std()

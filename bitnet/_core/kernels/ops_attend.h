@@ -4,35 +4,24 @@
  *     keys     (width, OPS_BLOCK): the numbers of 16 positions lie side by side, so scores need no sum over lanes
  *     values   (OPS_BLOCK, width)
  *
+ * OPS(tile), which the instruction set's header has, adds to acc[q][i] the products a[q][k] * b[k][i], for k from `from`
+ * on and below `to`, one after the other, each rounded once together with its sum (fused); b's rows are `row` bytes apart.
+ *
  * Of OPS_INT8 each is followed by OPS_BLOCK floats, the scales of the positions. Every score is summed over the width,
  * and every output over the positions, one after the other: how many queries or vectors go side by side changes no bit. */
-
-/* acc[q][v] += a[q][k] * (vector v of row k of b), for k from `from` on and below `to`. */
-BITNET_INLINE void OPS(tile)(const int dtype, const int bytes, const int queries, const int vectors,
-                             const float *const *a, ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
-                             f32x16 acc[OPS_QUERIES][OPS_TILE]) {
-    for (ptrdiff_t k = from; k < to; k++) {
-        f32x16 taken[OPS_TILE];
-        for (int v = 0; v < vectors; v++) OPS(take)(dtype, b + k * row, 16 * v, &taken[v]);
-        for (int q = 0; q < queries; q++)
-            for (int v = 0; v < vectors; v++) acc[q][v] += taken[v] * a[q][k];
-    }
-    (void)bytes;
-}
 
 /* Scores of 16 * vectors positions from the block's position `at` on. */
 BITNET_INLINE void OPS(scores)(const int dtype, const int bytes, const int queries, const int vectors,
                                const float *const *query, const char *keys, ptrdiff_t width, ptrdiff_t at, float scale,
                                float weights[OPS_QUERIES][OPS_BLOCK]) {
-    f32x16 acc[OPS_QUERIES][OPS_TILE] = {{{0}}}, half[OPS_QUERIES][OPS_TILE];
     /* In two halves: shorter sums are rounded less. */
-    OPS(tile)(dtype, bytes, queries, vectors, query, 0, width / 2, keys + at * bytes, OPS_BLOCK * bytes, acc);
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) half[q][v] = acc[q][v], acc[q][v] = (f32x16){0};
-    OPS(tile)(dtype, bytes, queries, vectors, query, width / 2, width, keys + at * bytes, OPS_BLOCK * bytes, acc);
+    float acc[2][OPS_QUERIES][16 * OPS_TILE] = {{{0}}};
+    for (int half = 0; half < 2; half++)
+        OPS(tile)(dtype, queries, vectors, query, half ? width / 2 : 0, half ? width : width / 2, keys + at * bytes,
+                  OPS_BLOCK * bytes, acc[half]);
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) {
-            f32x16 score = (half[q][v] + acc[q][v]) * scale;
+            f32x16 score = (*(f32x16 *)(acc[0][q] + 16 * v) + *(f32x16 *)(acc[1][q] + 16 * v)) * scale;
             if (dtype == OPS_INT8)
                 score *= *(const f32x16 *)((const float *)(keys + width * OPS_BLOCK) + at + 16 * v);
             *(f32x16 *)(weights[q] + at + 16 * v) = score;
@@ -53,15 +42,20 @@ BITNET_INLINE float OPS(largest)(const f32x16 *lanes) {
     return m[0] > m[1] ? m[0] : m[1];
 }
 
-/* Goes on with one query's softmax; its scores become weights, 0 from `positions` on. Returns what the sums so far are
- * to be multiplied by. */
-BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t positions, float *state) {
+/* Goes on with one query's softmax; its scores become weights, 0 before `from` and from `positions` on. Returns what the
+ * sums so far are to be multiplied by. */
+BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t from, ptrdiff_t positions, float *state) {
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const f32x16 none = (f32x16){0} - BITNET_INFINITY;
     f32x16 most = none, total = {0};
+    if (from >= positions) { /* a later query than those it is with: its window begins in a later block */
+        for (ptrdiff_t j = 0; j < positions; j += 16) *(f32x16 *)(weights + j) = (f32x16){0};
+        return 1;
+    }
     for (ptrdiff_t j = 0; j < positions; j += 16) {
         const f32x16 score = *(f32x16 *)(weights + j);
-        const i32x16 is_in = lane < (i32x16){0} + (int32_t)(positions - j);
+        const i32x16 is_before = lane < (i32x16){0} + (int32_t)(positions - j);
+        const i32x16 is_in = is_before & (lane >= (i32x16){0} + (int32_t)(from - j));
         const f32x16 kept = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
         OPS(raise)(&most, kept);
         *(f32x16 *)(weights + j) = kept;
@@ -83,21 +77,23 @@ BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t positions, float *stat
 BITNET_INLINE void OPS(mix)(const int dtype, const int bytes, const int queries, const int vectors,
                             const float *const *weights, const char *values, ptrdiff_t width, ptrdiff_t at,
                             const ptrdiff_t *positions, ptrdiff_t common, const float *shrink, float *const *sum) {
-    f32x16 acc[OPS_QUERIES][OPS_TILE];
+    float acc[OPS_QUERIES][16 * OPS_TILE];
     for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) acc[q][v] = *(f32x16 *)(sum[q] + at + 16 * v) * shrink[q];
-    OPS(tile)(dtype, bytes, queries, vectors, weights, 0, common, values + at * bytes, width * bytes, acc);
+        for (int v = 0; v < vectors; v++)
+            *(f32x16 *)(acc[q] + 16 * v) = *(f32x16 *)(sum[q] + at + 16 * v) * shrink[q];
+    OPS(tile)(dtype, queries, vectors, weights, 0, common, values + at * bytes, width * bytes, acc);
     for (int q = 0; q < queries; q++) {
         /* Later tokens of a prompt see some positions more. */
-        OPS(tile)(dtype, bytes, 1, vectors, weights + q, common, positions[q], values + at * bytes, width * bytes,
-                  acc + q);
-        for (int v = 0; v < vectors; v++) *(f32x16 *)(sum[q] + at + 16 * v) = acc[q][v];
+        if (positions[q] > common)
+            OPS(tile)(dtype, 1, vectors, weights + q, common, positions[q], values + at * bytes, width * bytes, acc + q);
+        for (int v = 0; v < vectors; v++) *(f32x16 *)(sum[q] + at + 16 * v) = *(f32x16 *)(acc[q] + 16 * v);
     }
 }
 
 BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int queries, const float *const *query,
-                                  const char *keys, const char *values, const ptrdiff_t *positions, ptrdiff_t width,
-                                  float scale, float (*state)[2], float *const *sum) {
+                                  const char *keys, const char *values, const ptrdiff_t *from,
+                                  const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
+                                  float *const *sum) {
     float scores[OPS_QUERIES][OPS_BLOCK], shrink[OPS_QUERIES];
     const float *weights[OPS_QUERIES];
     ptrdiff_t most = positions[0], common = positions[0], at = 0;
@@ -109,7 +105,7 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
         OPS(scores)(dtype, bytes, queries, OPS_TILE, query, keys, width, at, scale, scores);
     for (; at < most; at += 16) OPS(scores)(dtype, bytes, queries, 1, query, keys, width, at, scale, scores);
     for (int q = 0; q < queries; q++) {
-        shrink[q] = OPS(soften)(scores[q], positions[q], state[q]);
+        shrink[q] = OPS(soften)(scores[q], from[q], positions[q], state[q]);
         if (dtype == OPS_INT8)
             for (ptrdiff_t j = 0; j < positions[q]; j += 16)
                 *(f32x16 *)(scores[q] + j) *= *(const f32x16 *)((const float *)(values + width * OPS_BLOCK) + j);
@@ -124,13 +120,13 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
         for (int q = 0; q < queries; q++) {
             float total = sum[q][i] * shrink[q];
             for (ptrdiff_t j = 0; j < positions[q]; j++)
-                total += OPS(take_one)(dtype, values + j * width * bytes, i) * weights[q][j];
+                total = BITNET_FMA(OPS(take_one)(dtype, values + j * width * bytes, i), weights[q][j], total);
             sum[q][i] = total;
         }
 }
 
 #define OPS_ATTEND(dtype, bytes, queries) \
-    OPS(attend_of)(dtype, bytes, queries, query, keys, values, positions, width, scale, state, sum)
+    OPS(attend_of)(dtype, bytes, queries, query, keys, values, from, positions, width, scale, state, sum)
 
 #define OPS_ATTEND_QUERIES(dtype, bytes)                     \
     switch (queries) {                                       \
@@ -141,8 +137,8 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
     }
 
 BITNET_KERNEL void OPS(attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                               const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
-                               float *const *sum) {
+                               const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale,
+                               float (*state)[2], float *const *sum) {
     BITNET_ASSERT(queries >= 1 && queries <= OPS_QUERIES);
     switch (dtype) {
     case OPS_FLOAT32: OPS_ATTEND_QUERIES(OPS_FLOAT32, 4) break;

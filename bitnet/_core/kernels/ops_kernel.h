@@ -1,7 +1,8 @@
 /* Vector operations of a forward pass: the contract of their kernels.
  *
  * They are written once, in ops_body.h, on vectors of 16 floats, and compiled for each instruction set. Sums have 16
- * fixed lanes and products are not fused with additions, so the bits are the same on every instruction set. */
+ * fixed lanes, and products are fused with additions in attention, everywhere, and nowhere else, so the bits are the same
+ * on every instruction set. */
 #ifndef BITNET_OPS_KERNEL_H
 #define BITNET_OPS_KERNEL_H
 
@@ -64,11 +65,12 @@ typedef struct {
     /* Numbers as stored to floats, and floats to OPS_FLOAT32 or OPS_FLOAT16. */
     void (*load)(int dtype, const void *row, ptrdiff_t n, float *y);
     void (*store)(int dtype, const float *x, ptrdiff_t n, void *row);
-    /* Up to OPS_QUERIES queries against one block of keys and values (ops_attend.h), each up to a number of positions
-     * of its own: goes on with a softmax whose largest score so far is state[q][0] and whose sum is state[q][1], and
+    /* Up to OPS_QUERIES queries against one block of keys and values (ops_attend.h), each from a position of its own, 0
+     * or above, up to a number of positions of its own; what lies before counts for nothing. It goes on with a softmax whose largest score so far is state[q][0] and whose sum is state[q][1], and
      * with the weighted sum of values in sum[q]. */
     void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                   const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2], float *const *sum);
+                   const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
+                   float *const *sum);
     /* The keys of some positions, or the value of one, into their block, as OPS_FLOAT32, OPS_FLOAT16 or OPS_INT8. */
     void (*store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n, void *block,
                        ptrdiff_t position);
