@@ -7,7 +7,11 @@ The map, from here to the instruction::
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
-        │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)  sampling.py  kv_cache.py
+        │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
+        │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
+        │                       scheduler.py            which tokens of which requests make the next step
+        │                       kv_cache.py             their keys and values, and which of them share some
+        │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
         │                       harness.py              for lm-evaluation-harness

@@ -48,7 +48,8 @@ ARROWS = {
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
     "_core.counting": "",
-    "_core.program": "errors _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
+    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -73,7 +74,12 @@ ARROWS = {
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
               "memory engine loaded model inspection scoring _bitnet_runtime",
-    "engine": "assets errors config memory model sampling texts kv_cache _core.program",
+    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
+    "completion": "",
+    "request": "completion errors sampling",
+    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "stream": "completion errors",
+    "generation": "completion errors request",
     "loaded": "config embedding engine model scoring",
     "texts": "embedding scoring",
     "embedding": "errors kv_cache",
@@ -86,7 +92,7 @@ ARROWS = {
     "inspection": "assets errors formats hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
                   "hub model models tokenizer vocabulary _core.packing _core.quant",
-    "kv_cache": "_core.memory _core.program",
+    "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats",
     "model": "errors config tuning chat checksums tokenizer hub formats formats.random models _core.head "
