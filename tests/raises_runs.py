@@ -2,14 +2,18 @@
 
 import functools
 import json
+import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tiny
 from checkpoints import DATA, write_safetensors
 
+from bitnet import harness
 from bitnet._core import ops
 from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows
@@ -165,6 +169,23 @@ def altered(*without, generation=None, flat=(), **fields):
             raise
 
 
+def without_the_harness():
+    with mock.patch.dict(sys.modules, {"lm_eval": None, "lm_eval.api": None, "lm_eval.api.model": None}):
+        harness.__getattr__("BitNetLM")
+
+
+def too_many_to_generate():
+    """As of a task that asks for more tokens than there is room for; the harness need not be there."""
+    bar = types.SimpleNamespace(update=lambda n: None, close=lambda: None, n=0)
+    with mock.patch.dict(sys.modules, {
+        "tqdm": types.SimpleNamespace(tqdm=lambda **how: bar),
+        "lm_eval": types.ModuleType("lm_eval"), "lm_eval.models": types.ModuleType("lm_eval.models"),
+        "lm_eval.models.utils": types.SimpleNamespace(normalize_gen_kwargs=lambda given, most: given),
+    }):  # fmt: skip
+        given = {"max_gen_toks": 128, "until": [], "do_sample": False}
+        harness.Requests(CHECKPOINT, num_threads=1).generate_until([types.SimpleNamespace(args=("", given))])
+
+
 ROWS = [
     ("_core/builder.py", "ModelLoadError.shape", lambda: tiny.program(change={"lm_head": lambda table: table[:-1]}),
      "'lm_head' has shape (96, 40); the configuration needs (97, 40)"),
@@ -220,6 +241,27 @@ ROWS = [
      "position 128 is beyond the 128 tokens of the context"),
     ("engine.py", "InferenceError.beyond_context", beyond_the_cache,
      "position 128 is beyond the 128 tokens of the context"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), "text"),
+     "score.texts is 'text'; it must be a list of texts"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), [[1]], [[1], [2]]),
+     "score.contexts is [[1], [2]]; it must be a list of 1, one for each text"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), [[1, 2]], batch_size=0),
+     "score.batch_size is 0; it must be a whole number above 0"),
+    ("scoring.py", "InferenceError.too_short", lambda: engine().score(loaded(), [[1]]),
+     "the text has 1 tokens; at least two are needed, one to predict the other"),
+    ("scoring.py", "InferenceError.beyond_context", lambda: engine().score(loaded(), [[1] * 130]),
+     "position 128 is beyond the 128 tokens of the context"),
+    ("harness.py", "ConfigurationError.conflict", lambda: harness.Requests("a", "b"),
+     "model_args: path and pretrained are the same; give one of them"),
+    ("harness.py", "ConfigurationError.choice", lambda: harness.Requests(device="cuda:1"),
+     "device is 'cuda:1'; it must be one of 'cpu'"),
+    ("harness.py", "ConfigurationError.value", lambda: harness.Requests(CHECKPOINT, max_length=129),
+     "model_args.max_length is 129; it must be from 2 to 128, the context"),
+    ("harness.py", "ConfigurationError.value", too_many_to_generate,
+     "generate_until.max_gen_toks is 128; it must be below 128, the context"),
+    ("harness.py", "ConfigurationError.missing_library", without_the_harness,
+     "the adapter is for the harness, which needs the library 'lm_eval': pip install 'bitnet-runtime[eval]'"),
+    ("harness.py", "AttributeError", lambda: harness.nothing, "module 'bitnet.harness' has no attribute 'nothing'"),
     ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
      "generate: 2 prompts have 0 configurations"),
