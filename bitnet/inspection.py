@@ -14,6 +14,7 @@ from bitnet._core.builder import Builder
 from bitnet.assets import BUNDLED
 from bitnet.errors import BitNetError
 from bitnet.formats import open_checkpoint
+from bitnet.formats.panels import HEAD
 from bitnet.hub import local_path
 from bitnet.models import family
 
@@ -174,7 +175,7 @@ class _Survey:
         return self._matrix(self._table), "float32"
 
     def head(self, name):
-        for part in (f"{name}.weight_int8", f"{name}.weight_int8_scale"):
+        for part in (HEAD, f"{HEAD}_scale"):
             if part in self.checkpoint:
                 self.used.add(part)
         own = f"{name}.weight"

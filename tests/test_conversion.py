@@ -202,8 +202,8 @@ def test_a_file_that_says_something_else_of_its_weights_is_refused(tmp_path):
             error, sentence = FormatError, "what is said of 'model.layers.0.mlp.up_proj'"
         with pytest.raises(error, match=sentence):
             bitnet.load(tmp_path / "a")
-    path.write_bytes(whole.replace(b'"panels":"1"', b'"panels":"2"'))
-    with pytest.raises(FormatError, match="the version of the panels is '2'; it must be 1; convert it again"):
+    path.write_bytes(whole.replace(b'"panels":"2"', b'"panels":"1"'))
+    with pytest.raises(FormatError, match="the version of the panels is '1'; it must be 2; convert it again"):
         bitnet.load(tmp_path / "a")
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     config["quantization_config"]["activations"] = "int4"

@@ -63,13 +63,14 @@ class Item:
     ----------
     name : str
         Its Hugging Face name; of a ternary weight that of its layer, without ``.weight``.
-    kind : {"floats", "ternary"}
+    kind : {"floats", "ternary", "panels"}
+        The last are bytes as kernels read them, of a head.
     shape : tuple of int
         Of a ternary weight (rows, cols).
     read : callable
         Gives an array of the type `dtype`, BF16 as uint16; or a `Codes`.
-    dtype : {"F32", "F16", "BF16"}, optional
-        Of floats.
+    dtype : {"F32", "F16", "BF16", "U8"}, optional
+        Of floats; of panels U8.
     """
 
     name: str
