@@ -244,6 +244,10 @@ class _Weights:
         self.checkpoint.let_go()  # of the tensor before: it is packed, and need not count twice
         self._progress(self._done, self._total, name)
 
+    def finish(self):
+        """Tell that all is read, small tensors beside weights included, and what stays in the file."""
+        self._progress(self._total, self._total, "")
+
     def floats(self, name):
         self._tell(name)
         return self.checkpoint.floats(name)
@@ -419,6 +423,7 @@ def _loaded(checkpoint, engine_config, progress):
         builder = Builder(weights, config)
         module.build(builder, config)
         program = Program(builder, engine_config.kv_dtype)
+        weights.finish()
         checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
     model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
