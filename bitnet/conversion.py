@@ -21,7 +21,9 @@ from bitnet.formats import open_checkpoint
 from bitnet.formats.gguf_write import GGUF_TYPES, write_gguf
 from bitnet.formats.hugging_face_write import write_packed_folder
 from bitnet.formats.panels import HEAD, write_panels_folder
-from bitnet.formats.writing import Codes, Item, new_path, sha256
+from bitnet.formats.sums import BESIDE as SUM_BESIDE
+from bitnet.formats.sums import CHECKSUMS
+from bitnet.formats.writing import Codes, Item, new_checkpoint
 from bitnet.hub import local_path
 from bitnet.model import packing_of
 from bitnet.models import family
@@ -79,8 +81,8 @@ def convert(
     Returns
     -------
     dict
-        ``path``, ``bytes``, ``sha256`` (file name to checksum; a folder has them in ``SHA256SUMS``) and ``notes``:
-        what was decided, or left out, as sentences.
+        ``path``, ``bytes``, ``sha256`` (file name to checksum; a folder has them in ``SHA256SUMS``, beside a GGUF file
+        lies its ``.sha256``) and ``notes``: what was decided, or left out, as sentences.
 
     Raises
     ------
@@ -94,10 +96,10 @@ def convert(
             raise ConfigurationError.choice(name, got, known)
     engine_config = EngineConfig(packing=packing, hidden_act=hidden_act, i2s_layout=i2s_layout)
     target = os.path.abspath(os.fspath(target))
-    with open_checkpoint(local_path(source), i2s_layout) as checkpoint, new_path(target, force) as scratch:
+    with open_checkpoint(local_path(source), i2s_layout) as checkpoint, new_checkpoint(target, force) as scratch:
         write(checkpoint, scratch, to, engine_config, gguf_type, round_scales, progress)
-        sums, size = _sums(scratch, os.path.basename(target))
         notes = list(checkpoint.notes)
+    sums, size = _sums(target)
     return {"path": target, "bytes": size, "sha256": sums, "notes": notes}
 
 
@@ -266,10 +268,10 @@ def _noted(notes: list[str]) -> Iterator[None]:
         notes.append(f"without a vocabulary: {error}")
 
 
-def _sums(path: str, name: str) -> tuple[dict[str, str], int]:
+def _sums(path: str) -> tuple[dict[str, str], int]:
     """The checksums of what was written, and its bytes."""
-    if os.path.isfile(path):
-        return {name: sha256(path)}, os.path.getsize(path)
-    with open(os.path.join(path, "SHA256SUMS"), encoding="utf-8") as file:
+    is_file = os.path.isfile(path)
+    with open(path + SUM_BESIDE if is_file else os.path.join(path, CHECKSUMS), encoding="utf-8") as file:
         pairs = [line.rstrip("\n").split("  ", 1) for line in file]
-    return {name: digest for digest, name in pairs}, sum(os.path.getsize(os.path.join(path, one)) for _, one in pairs)
+    folder = os.path.dirname(path) if is_file else path
+    return {name: digest for digest, name in pairs}, sum(os.path.getsize(os.path.join(folder, one)) for _, one in pairs)

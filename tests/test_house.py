@@ -80,12 +80,12 @@ ARROWS = {
     "calibration": "errors kv_cache model _core.program _core.quant",
     "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
-    "inspection": "assets errors formats formats.panels hub models _core.builder",
-    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
-                  "hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
+    "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
+    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
+                  "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
     "kv_cache": "_core.memory _core.program",
     # the meeting place of formats and models
-    "checksums": "errors formats",
+    "checksums": "errors formats formats.sums",
     "model": "errors config weight chat checksums tokenizer hub formats formats.panels formats.random models "
              "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",

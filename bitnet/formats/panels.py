@@ -20,7 +20,8 @@ from bitnet.errors import ModelLoadError
 from bitnet.formats.base import StoredTernary, need, parsed_json, quoted, read_bytes
 from bitnet.formats.hugging_face import HuggingFaceCheckpoint
 from bitnet.formats.hugging_face_write import write_files
-from bitnet.formats.writing import NUMPY, Entry, write_checksums, write_safetensors
+from bitnet.formats.sums import write_checksums
+from bitnet.formats.writing import NUMPY, Entry, write_safetensors
 
 __all__ = ["HEAD", "PanelsCheckpoint", "write_panels_folder"]
 
