@@ -7,7 +7,11 @@ The map, from here to the instruction::
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
-        │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)  sampling.py  kv_cache.py
+        │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
+        │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
+        │                       scheduler.py            which tokens of which requests make the next step
+        │                       kv_cache.py             their keys and values, and which of them share some
+        │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
@@ -18,6 +22,7 @@ The map, from here to the instruction::
     bitnet.train                train/                  training with PyTorch, and the export to what is loaded here
                                 assets/                 the model that comes with the package
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with
+                                tuning.py               the packing that is faster on this machine
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.debug ...            debugging.py            debug mode, traces, times of operations

@@ -238,7 +238,8 @@ class EngineConfig(Config):
     num_threads : int, optional
         Threads that compute together, 1 to 1024. None takes ``BITNET_NUM_THREADS``, or what this process may use.
     packing : {"auto", "i2", "t5"}
-        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is fast here.
+        How ternary weights lie in memory: 2 or 1.6 bits a weight. "auto" takes what fits the weights and is the faster
+        one here, which is measured once (``bitnet doctor`` shows it).
     kv_dtype : {"float16", "float32", "int8"}
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
@@ -256,6 +257,20 @@ class EngineConfig(Config):
         The gate's function; "auto" takes what the checkpoint says. A GGUF file does not say it, its architecture does.
     i2s_layout : {"auto", "x86", "arm", "rows4"}
         The layout of I2_S weights in a GGUF file, which the file does not say; "auto" detects it where weights tell.
+    max_batch_size : int
+        The most requests that run together; others wait.
+    max_batch_tokens : int
+        The most tokens of a step, at least `max_batch_size`: so long are the pieces in which a prompt is read that has
+        the engine to itself.
+    prefill_chunk : int
+        Tokens of prompts in a step, at most, while others are being answered. Each waits for such a step.
+    max_queue : int
+        The most requests that may wait; one more is refused.
+    max_kv_tokens : int, optional
+        Tokens whose keys and values are in memory, at most, in pages of 64; where they do not suffice, the youngest
+        requests pause. None for as many as the running requests need, and to be kept for reuse one context.
+    prefix_cache : bool
+        Whether a prompt that begins like an earlier text takes over what was computed then.
     """
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
@@ -263,7 +278,11 @@ class EngineConfig(Config):
         kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
         activations="activation_dtype act_dtype", weights="weight_dtype",
         hidden_act="activation activation_function hidden_activation",
-        i2s_layout="i2_s_layout",
+        i2s_layout="i2_s_layout", max_batch_size="max_num_seqs n_parallel parallel max_batch",
+        max_batch_tokens="max_num_batched_tokens n_batch batch_tokens", max_queue="queue_size max_waiting queue",
+        prefill_chunk="chunk_size chunked_prefill_size n_ubatch prefill_chunk_size",
+        max_kv_tokens="kv_cache_tokens max_total_tokens kv_tokens",
+        prefix_cache="enable_prefix_caching cache_prompt prefix_caching",
     )  # fmt: skip
 
     device: str = "auto"
@@ -276,6 +295,12 @@ class EngineConfig(Config):
     weights: str = "ternary"
     hidden_act: str = "auto"
     i2s_layout: str = "auto"
+    max_batch_size: int = 32
+    max_batch_tokens: int = 256
+    prefill_chunk: int = 64
+    max_queue: int = 1024
+    max_kv_tokens: int | None = None
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         self._choice("device", ("auto", "cpu"))
@@ -289,6 +314,13 @@ class EngineConfig(Config):
         self._choice("weights", ("ternary", "float"))
         self._choice("hidden_act", ("auto", *GATES))
         self._choice("i2s_layout", ("auto", "x86", "arm", "rows4"))
+        for name in ("max_batch_size", "max_batch_tokens", "prefill_chunk", "max_queue"):
+            self._whole(name, SIZES)
+        self._whole("max_kv_tokens", range(64, SIZES.stop), or_none=True)
+        self._flag("prefix_cache")
+        if self.max_batch_size > self.max_batch_tokens:
+            raise self._conflict(f"max_batch_size is {self.max_batch_size}, max_batch_tokens only "
+                                 f"{self.max_batch_tokens}")
 
 
 @checks_names

@@ -3,24 +3,25 @@
 import contextlib
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass, field
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet._core.program import Execution
 from bitnet.assets import BUNDLED
+from bitnet.completion import Completion, Piece
 from bitnet.config import EngineConfig, GenerationConfig
-from bitnet.errors import ErrorContext, InferenceError
-from bitnet.kv_cache import KVCache, Sequence
+from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
+from bitnet.generation import complete_all, read_all
+from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
-from bitnet.sampling import Sampler, StopStrings
+from bitnet.request import Generation, Inbox, Reading
+from bitnet.scheduler import Scheduler, Turn
+from bitnet.stream import Stream
 from bitnet.texts import TextMethods
 
 __all__ = ["Completion", "InferenceEngine", "Piece", "Stream"]
@@ -28,49 +29,8 @@ __all__ = ["Completion", "InferenceEngine", "Piece", "Stream"]
 Prompt = str | ListOf[int] | npt.NDArray[Any]
 Logits = npt.NDArray[np.float32]
 Progress = Callable[[int, int, str], object]  # bytes read, of how many, and the tensor
-
-RUN_TOKENS = 256  # tokens of a run at most: enough to keep the multipliers busy, and little scratch memory
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a stream gives: some text, and the token it came with.
-
-    Attributes
-    ----------
-    text : str
-        Empty while a character or a possible stop string is incomplete, or where there is no tokenizer.
-    token : int or None
-        None for text that was held back until the end.
-    """
-
-    text: str
-    token: int | None
-
-
-@dataclass
-class Completion:
-    """An answer.
-
-    Attributes
-    ----------
-    text : str
-    tokens : list of int
-        The answer's tokens, without the one that ended it.
-    prompt_tokens : int
-    finish_reason : {"length", "eos", "stop", "cancelled"} or None
-        None until it ends; "cancelled" where a cancel, an error or the caller ended it early.
-    first_token_s, prompt_s, generate_s : float
-        Seconds until the first token; for the prompt; and for all tokens after the first.
-    """
-
-    text: str = ""
-    tokens: list = field(default_factory=list)
-    prompt_tokens: int = 0
-    finish_reason: str | None = None
-    first_token_s: float = 0.0
-    prompt_s: float = 0.0
-    generate_s: float = 0.0
+OnPiece = Callable[[Piece], object]
+Processor = Callable[[npt.NDArray[np.int32], Logits], object]
 
 
 class InferenceEngine(TextMethods):
@@ -82,17 +42,19 @@ class InferenceEngine(TextMethods):
 
     Notes
     -----
-    Threads may share an engine: its runs wait for each other. Models are immutable, and may be used by several engines.
+    Threads may share an engine, and what they ask of one model runs together. Models are immutable, and may be used by
+    several engines.
     """
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self._lock = threading.Lock()
-        # As long as the models live: a state does not keep its model.
-        self._states: WeakKeyDictionary[Model, tuple[Any, KVCache]] = WeakKeyDictionary()
+        self._turn = Turn()  # of runs: one after the other
+        # As long as the models live: a scheduler does not keep its model.
+        self._schedulers: WeakKeyDictionary[Model, Scheduler] = WeakKeyDictionary()
+        self._caches: WeakKeyDictionary[Model, KVCache] = WeakKeyDictionary()
         self._is_closed = False
         self._cancels = 0  # how often `cancel` was called: what began before the last time is to stop
-        self._cancels_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -102,20 +64,27 @@ class InferenceEngine(TextMethods):
         self.close()
 
     def close(self) -> None:
-        """Give the scratch memory and the caches back."""
+        """Give the scratch memory and the caches back; what runs ends with an InferenceError."""
         self._is_closed = True
         with self._lock:
-            self._states.clear()
+            schedulers = list(self._schedulers.values())
+        for scheduler in schedulers:
+            scheduler.close(InferenceError.closed())
+        with self._lock, self._turn:
+            self._schedulers.clear()
+            self._caches.clear()
 
     def cancel(self) -> None:
         """Stop all that is in progress, runs and streams, from any thread; they raise InferenceError.
 
-        What begins afterwards is not concerned.
+        What begins afterwards is not concerned. `Stream.cancel` stops one, without an error.
         """
-        with self._cancels_lock:
+        with self._lock:
             self._cancels += 1
-        for execution, _ in list(self._states.values()):
-            execution.cancel()
+            schedulers = list(self._schedulers.values())
+        for scheduler in schedulers:
+            scheduler.cancel_all(InferenceError.stopped())
+            scheduler.execution.cancel()
 
     def memory_report(self) -> MemoryReport:
         """Say where the memory of this process is: weights, head, keys and values, scratch, and the rest.
@@ -188,38 +157,76 @@ class InferenceEngine(TextMethods):
         list of ndarray
             As of `infer`.
         """
-        cancels = self._cancels
-        ids = [model.encode(tokens) for tokens in batch]
-        if not all(map(len, ids)):
-            raise InferenceError.empty_prompt()
-        with self._run_of(model) as (execution, cache):
-            sequences = [Sequence(cache) for _ in ids]
-            try:
-                return self._logits(execution, sequences, ids, last_only, cancels)
-            finally:
-                for sequence in sequences:
-                    sequence.close()
+        ids = [self._ids(model, tokens) for tokens in batch]
+        makers = [lambda inbox, one=one: Reading(one, model.program, last_only, inbox) for one in ids]
+        return read_all(self._scheduler(model), makers)
 
-    def generate(self, model: Model, prompt: Prompt, config: GenerationConfig | None = None) -> Completion:
-        """Go on from a prompt.
+    def generate(
+        self,
+        model: Model,
+        prompt: Prompt | ListOf[Prompt],
+        config: GenerationConfig | ListOf[GenerationConfig] | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        logits_processor: Processor | None = None,
+        on_piece: OnPiece | None = None,
+    ) -> Any:
+        """Go on from a prompt, or from many together.
 
         Parameters
         ----------
         model : Model
-        prompt : str or sequence of int
+        prompt : str or sequence of int, or list of (str or sequence of int)
         config : GenerationConfig, optional
-            By default the model's own, `Model.generation_config`.
+            By default the model's own, `Model.generation_config`. Or one for each prompt of a list.
+        priority, timeout, logits_processor
+            As of `stream`.
+        on_piece : callable, optional
+            Called with each `Piece`, in this thread, as it comes; ``piece.number`` says of which prompt. What it raises
+            ends everything.
 
         Returns
         -------
-        Completion
-        """
-        stream = self.stream(model, prompt, config)
-        for _ in stream:
-            pass
-        return stream.completion
+        Completion or list of Completion
+            A list for a list, in its order. Of these each is the one that its prompt would have alone; what fails says
+            so in ``error``, and the others go on.
 
-    def stream(self, model: Model, prompt: Prompt, config: GenerationConfig | None = None) -> "Stream":
+        Raises
+        ------
+        InferenceError
+            Where one prompt fails.
+        """
+        is_one = not _is_list_of_prompts(prompt)
+        prompts: Any = [prompt] if is_one else list(prompt)
+        configs: Any = list(config) if isinstance(config, list | tuple) else [config] * len(prompts)
+        if len(configs) != len(prompts):
+            raise ConfigurationError.conflict("generate", f"{len(prompts)} prompts have {len(configs)} configurations")
+        scheduler = self._scheduler(model)
+        options = {"priority": priority, "timeout": timeout, "processor": logits_processor}
+        makers = [
+            lambda inbox, i=i: self._generation(scheduler, model, prompts[i], configs[i], inbox, number=i, **options)
+            for i in range(len(prompts))
+        ]
+        found = complete_all(scheduler, makers, on_piece)
+        if not is_one:
+            return found
+        if found[0].error is not None:
+            with ErrorContext.during("generate"):
+                raise found[0].error
+        return found[0]
+
+    def stream(
+        self,
+        model: Model,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        logits_processor: Processor | None = None,
+        on_piece: OnPiece | None = None,
+    ) -> Stream:
         """Go on from a prompt, piece by piece.
 
         Parameters
@@ -228,33 +235,69 @@ class InferenceEngine(TextMethods):
         prompt : str or sequence of int
         config : GenerationConfig, optional
             By default the model's own, `Model.generation_config`.
+        priority : int, optional
+            What waits with a higher one begins first.
+        timeout : float, optional
+            Seconds after which it ends with what there is, and "timeout" for a reason; waiting counts.
+        logits_processor : callable, optional
+            Called as ``logits_processor(ids, logits)`` before each token is chosen, with the tokens so far (int32) and
+            float32 logits of the vocabulary, which it changes, or returns others. It is called in whichever thread is
+            running the batch: it must not use the engine. What it raises ends this request alone.
+        on_piece : callable, optional
+            Called with each `Piece` before the iterator gives it. What it raises ends the stream.
 
         Returns
         -------
         Stream
-            An iterator of `Piece`; its ``completion`` is whole when it ends.
+            An iterator of `Piece`; its ``completion`` is whole when it ends. Closing it, or dropping it, ends the
+            request.
+
+        Raises
+        ------
+        InferenceError
+            If the prompt is empty or too long; a `QueueFullError` if too many requests wait.
         """
-        self._check_open()
+        scheduler = self._scheduler(model)
+        request = self._generation(scheduler, model, prompt, config, Inbox(), priority=priority, timeout=timeout,
+                                   processor=logits_processor)  # fmt: skip
+        scheduler.submit(request)
+        return Stream(scheduler, request, on_piece)
+
+    def _generation(self, scheduler, model, prompt, config, inbox, **options):
+        ids = self._ids(model, prompt, scheduler.context)
+        return Generation(model, ids, config or model.generation_config, inbox, scheduler.context, **options)
+
+    def _ids(self, model, prompt, context=None):
+        """The tokens of a prompt, if it has some and they fit."""
         ids = model.encode(prompt)
+        context = context or model.program.context
         if not len(ids):
             raise InferenceError.empty_prompt()
-        if len(ids) > model.program.context:
-            raise InferenceError.beyond_context(len(ids) - 1, model.program.context)
-        return Stream(self, model, ids, config or model.generation_config)
+        if len(ids) > context:
+            raise InferenceError.beyond_context(len(ids) - 1, context)
+        return ids
 
     def _check_open(self):
         if self._is_closed:
             raise InferenceError.closed()
 
+    def _scheduler(self, model):
+        with self._lock:
+            self._check_open()
+            if model not in self._schedulers:
+                with ErrorContext.during("run", model=model.path, num_threads=self.config.num_threads):
+                    self._schedulers[model] = Scheduler(model, self.config, self._turn)
+            return self._schedulers[model]
+
     @contextlib.contextmanager
     def _run_of(self, model):
         """The memory in which a model runs here, for one run at a time."""
-        with self._lock, ErrorContext.during("run", model=model.path, num_threads=self.config.num_threads):
+        scheduler = self._scheduler(model)
+        with self._turn, ErrorContext.during("run", model=model.path, num_threads=self.config.num_threads):
             self._check_open()
-            if model not in self._states:
-                execution = Execution(model.program, min(RUN_TOKENS, model.program.context))
-                self._states[model] = (execution, KVCache(model.program.page_bytes))
-            yield self._states[model]
+            if model not in self._caches:
+                self._caches[model] = KVCache(model.program.page_bytes)
+            yield scheduler.execution, self._caches[model]
 
     def _logits(self, execution, sequences, ids, last_only, cancels, pool=None):
         """Run the tokens of some sequences, in runs of as many tokens as fit; unless `cancel` has been called since it
@@ -270,16 +313,10 @@ class InferenceEngine(TextMethods):
             part = todo[start : start + execution.max_tokens]
             wanted = [i for i, (number, at) in enumerate(part) if not last_only or at == len(ids[number]) - 1]
             wanted = [] if pool is not None else wanted
-            execution.forget_cancel()
-            if self._cancels != cancels:  # after this the flag of `execution` tells
-                raise InferenceError.cancelled(execution.program.names[0])
-            logits = execution.run(
-                np.array([ids[number][at] for number, at in part], np.int32),
-                np.array([sequences[number].length + at for number, at in part], np.int32),
-                np.array([number for number, _ in part], np.int32),
-                [sequence.table for sequence in sequences],
-                np.array(wanted, np.int32), self.config.num_threads,
-            )  # fmt: skip
+            arrays = [np.array(one, np.int32) for one in (
+                [ids[number][at] for number, at in part], [sequences[number].length + at for number, at in part],
+                [number for number, _ in part])]  # fmt: skip
+            logits = self._run(execution, arrays, sequences, np.array(wanted, np.int32), cancels)
             if pool is not None:
                 for (number, at), row in zip(part, execution.last_hidden(len(part)), strict=True):
                     pool.add(number, at, row)
@@ -291,74 +328,18 @@ class InferenceEngine(TextMethods):
             return []
         return [rows[-1] if last_only else np.stack(rows) for rows in found]
 
-
-class Stream(Iterator):
-    """An answer as it comes: an iterator of `Piece`.
-
-    Attributes
-    ----------
-    completion : Completion
-        What has come so far; whole when the iterator has ended.
-    """
-
-    def __init__(self, engine, model, ids, config):
-        self.completion = Completion(prompt_tokens=len(ids))
-        self._pieces = self._run(engine, model, ids, config, engine._cancels)
-
-    @ErrorContext.during("stream")
-    def __next__(self) -> Piece:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop here."""
-        self._pieces.close()
-
-    def _run(self, engine, model, ids, config, cancels):
-        done = self.completion
-        sampler = Sampler(config, model.program.vocab_size)
-        decoder = model.tokenizer.stream_decoder() if model.tokenizer else None
-        stop = StopStrings(config.stop_strings or ())
-        ends = model.eos_token_ids if config.eos_token_id is None else _listed(config.eos_token_id)
-        history = ids.tolist()
-        sequence, next_ids, start = None, ids, time.perf_counter()
-        try:
-            while True:
-                with engine._run_of(model) as (execution, cache):
-                    sequence = sequence or Sequence(cache)
-                    logits = engine._logits(execution, [sequence], [next_ids], True, cancels)[0]
-                few = len(done.tokens) < config.min_new_tokens
-                token = sampler.pick(logits, history, forbidden=ends if few else ())
-                now = time.perf_counter() - start
-                if not done.prompt_s:
-                    done.first_token_s = done.prompt_s = now
-                done.generate_s = now - done.prompt_s
-                if token in ends:
-                    done.finish_reason = "eos"
-                    break
-                done.tokens.append(token)
-                history.append(token)
-                text, is_stopped = stop.put(decoder.put(token)) if decoder else ("", False)
-                done.text += text
-                yield Piece(text, token)
-                if is_stopped:
-                    done.finish_reason = "stop"
-                    return
-                if len(done.tokens) >= config.max_new_tokens or len(history) >= model.program.context:
-                    done.finish_reason = "length"
-                    break
-                next_ids = np.array([token], np.int32)
-            if decoder:
-                text, is_stopped = stop.put(decoder.flush())
-                text += "" if is_stopped else stop.flush()
-                done.finish_reason = "stop" if is_stopped else done.finish_reason
-                done.text += text
-                if text:
-                    yield Piece(text, None)
-        finally:
-            done.finish_reason = done.finish_reason or "cancelled"
-            if sequence is not None:
-                sequence.close()
+    def _run(self, execution, arrays, sequences, wanted, cancels):
+        while True:
+            execution.forget_cancel()
+            if self._cancels != cancels:  # after this the flag of `execution` tells
+                raise InferenceError.stopped()
+            try:
+                return execution.run(*arrays, [one.table for one in sequences], wanted, self.config.num_threads)
+            except InferenceError as error:
+                # A cancel may have been meant for a request that has just left: then do it again.
+                if not error.message.startswith("the run was cancelled") or self._cancels != cancels:
+                    raise
 
 
-def _listed(ids):
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+def _is_list_of_prompts(prompt):
+    return isinstance(prompt, list | tuple) and bool(prompt) and not isinstance(prompt[0], int | np.integer)

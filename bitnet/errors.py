@@ -31,6 +31,7 @@ __all__ = [
     "KernelError",
     "ModelLoadError",
     "QuantizationError",
+    "QueueFullError",
     "ShapeError",
     "TensorError",
     "TrainingError",
@@ -292,6 +293,12 @@ class MemoryError(BitNetError, builtins.MemoryError):
                    what=what, sizes=tuple(sizes))
 
     @classmethod
+    def cache_full(cls, pages: int, page_tokens: int) -> Self:
+        """No page of keys and values is left."""
+        return cls(f"all {pages} pages of {page_tokens} tokens for keys and values are in use; wait for others to end, "
+                   "or raise max_kv_tokens", pages=pages, page_tokens=page_tokens)
+
+    @classmethod
     def limit(cls, nbytes: int, what: str, used: int, limit: int, tags: Mapping[str, int]) -> Self:
         """A pool's limit is in the way; `tags` are the bytes in use by what they are for."""
         return cls(
@@ -406,6 +413,11 @@ class InferenceError(BitNetError, RuntimeError):
                    first=first, second=second)
 
     @classmethod
+    def forked(cls) -> Self:
+        """A request of a parent process, whose step the fork has cut."""
+        return cls("the process was forked while this request was running; send it again")
+
+    @classmethod
     def empty_prompt(cls) -> Self:
         """Nothing to go on from."""
         return cls("the prompt has no tokens; give at least one")
@@ -414,6 +426,11 @@ class InferenceError(BitNetError, RuntimeError):
     def cancelled(cls, operation: str) -> Self:
         """The run was stopped before it had an answer."""
         return cls(f"the run was cancelled before the operation '{operation}'", operation=operation)
+
+    @classmethod
+    def stopped(cls) -> Self:
+        """A request that `InferenceEngine.cancel` has ended."""
+        return cls("the request was cancelled")
 
     @classmethod
     def not_finite(cls, operation: str) -> Self:
@@ -442,3 +459,13 @@ class InferenceError(BitNetError, RuntimeError):
     def beyond_context(cls, position: int, limit: int) -> Self:
         """A sequence longer than the model or the cache allows."""
         return cls(f"position {position} is beyond the {limit} tokens of the context", position=position, limit=limit)
+
+
+class QueueFullError(InferenceError):
+    """An engine has as many requests waiting as it may have: try again later."""
+
+    @classmethod
+    def waiting(cls, waiting: int) -> Self:
+        """More requests than may wait."""
+        return cls(f"{waiting} requests are waiting, and no more may; try again when some have ended, or raise "
+                   "max_queue", waiting=waiting)

@@ -39,7 +39,8 @@ class LoadedModel:
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Completion:
         """Go on from a prompt; settings, of `GenerationConfig`, change `config` or the model's own defaults."""
-        return self.engine.generate(self.model, prompt, self._config(config, settings))
+        found: Completion = self.engine.generate(self.model, prompt, self._config(config, settings))
+        return found
 
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Stream:
         """Go on from a prompt, piece by piece."""

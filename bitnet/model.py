@@ -25,7 +25,7 @@ from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
-from bitnet.weight import choose_packing
+from bitnet.tuning import choose_packing
 
 __all__ = ["Model", "load_model", "random_model"]
 

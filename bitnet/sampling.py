@@ -112,6 +112,37 @@ class Sampler:
                 raise ConfigurationError.conflict("Sampler.pick", f"forbidden has all {self.vocab_size} tokens")
         return self._sample(scores) if config.do_sample else int(scores.argmax())  # the first of equals
 
+    def choose(
+        self, batch: Any, output: int, ids: npt.NDArray[np.int32], count: int, forbidden: Iterable[int] = (),
+        processor: Any = None,
+    ) -> int:  # fmt: skip
+        """Choose the next token by logits that may be overwritten.
+
+        Parameters
+        ----------
+        batch : Batch
+            That was run.
+        output : int
+            Of which of its outputs.
+        ids : ndarray of int32
+            The ids so far, and more.
+        count : int
+            How many they are.
+        forbidden : iterable of int
+            As of `pick`.
+        processor : callable, optional
+            Called with the ids and the logits, which it changes, or returns others.
+
+        Returns
+        -------
+        int
+        """
+        logits = batch.logits[output]
+        if processor is not None:
+            found = processor(ids[:count].copy(), logits)
+            logits = logits if found is None else np.ascontiguousarray(found, np.float32)
+        return self.pick(logits, ids[:count], forbidden=forbidden)
+
     def _sample(self, scores: Floats) -> int:
         config, largest, ids = self.config, scores.max(), None
         kept: Ids

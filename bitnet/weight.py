@@ -5,10 +5,11 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from bitnet._core import cpu, matmul, quant, threads
+from bitnet._core import matmul, quant
 from bitnet._core import packing as packings
 from bitnet.config import QuantizationConfig
 from bitnet.quant import checked_config, dequantize
+from bitnet.tuning import choose_packing
 
 __all__ = ["TernaryWeight"]
 
@@ -318,30 +319,3 @@ def _named(packing: str, array: Any, group_size: int | None, num_threads: Suppor
         return choose_packing(getattr(array, "shape", ()), group_size, num_threads)
     return packing
 
-
-def choose_packing(
-    shape: tuple[int, ...], group_size: int | None = None, num_threads: SupportsIndex | None = None
-) -> str:
-    """Choose a packing for one weight on this machine.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    group_size : int, optional
-        Columns that share a scale.
-    num_threads : int, optional
-        Threads that will use it.
-
-    Returns
-    -------
-    str
-        ``"t5"``, which reads 20 % fewer bytes, for a weight larger than the last-level cache where several threads
-        share the memory and its codes are decoded by look-ups (AVX512-VBMI); else ``"i2"``, which takes fewer
-        instructions (``bench/README.md`` has the figures).
-    """
-    rows, cols = shape if len(shape) == 2 else (0, 0)
-    is_streamed = rows * cols // 4 > cpu.last_level_cache_bytes()
-    if group_size is not None or not is_streamed or packings.kernel_name("t5") != "t5-avx512vbmi":
-        return "i2"
-    count = threads.default_num_threads() if num_threads is None else num_threads
-    return "i2" if count == 1 else "t5"

@@ -19,6 +19,15 @@ settings.register_profile(
 settings.load_profile("bitnet")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory):
+    """What is remembered between processes is the user's, not a test's."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(params=cpu.possible_isas())
 def isa(request):
     """Run the test on each instruction set of this CPU; then go back to the one in use."""

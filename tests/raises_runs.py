@@ -11,11 +11,13 @@ import tiny
 from checkpoints import DATA, write_safetensors
 
 from bitnet._core import ops
+from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet.config import EngineConfig
 from bitnet.engine import InferenceEngine
 from bitnet.formats import open_checkpoint
+from bitnet.kv_cache import KVCache, Sequence
 from bitnet.model import load_model, random_model
 from bitnet.models import family
 
@@ -34,6 +36,16 @@ def run(**change):
     given = {"ids": [1, 2, 3], "positions": [0, 1, 2], "sequences": [0, 0, 0], "outputs": [2], **change}
     arrays = {name: np.array(value, np.int32) for name, value in given.items()}
     runner().execution.run(**arrays, pages=[sequence.table])
+
+
+def batch(ids=(1,), position=0, pages=1, most=4, outputs=1, vocab_size=97):
+    """A step of some tokens of a sequence."""
+    sequence, tokens = runner().sequence(), Batch(most, vocab_size)
+    sequence.reserve(pages * PAGE_TOKENS)
+    tokens.add(sequence.pages, position, np.array(ids, np.int32), outputs)
+    runner().execution.forget_cancel()
+    runner().execution.step(tokens, 1)
+    return tokens
 
 
 def run_while_cancelled():
@@ -96,11 +108,46 @@ def closed():
     one.infer(loaded(), [1])
 
 
+def closed_meanwhile():
+    with InferenceEngine(EngineConfig(num_threads=1)) as one:
+        scheduler = one._scheduler(loaded())
+    scheduler.submit(None)
+
+
 def cancelled_between_runs():
-    stream = engine().stream(loaded(), [1])
-    next(stream)
+    cancels = engine()._cancels
     engine().cancel()
-    next(stream)
+    with engine()._run_of(loaded()) as (execution, _):
+        engine()._run(execution, [np.zeros(1, np.int32)] * 3, [], np.zeros(0, np.int32), cancels)
+
+
+def beyond_the_cache():
+    with engine()._run_of(loaded()) as (execution, cache):
+        engine()._logits(execution, [Sequence(cache)], [[1] * 129], True, engine()._cancels)
+
+
+def full_queue():
+    with InferenceEngine(EngineConfig(num_threads=1, max_queue=1)) as one:
+        first = one.stream(loaded(), [1])
+        one.stream(loaded(), [2])
+        first.close()
+
+
+def full_cache():
+    cache = KVCache(64, limit=1)
+    cache.take()
+    cache.take()
+
+
+@functools.cache
+def of_nan():
+    """A model whose last norm makes NaN, and a head that lets it pass."""
+    with tempfile.TemporaryDirectory() as folder, open_checkpoint(CHECKPOINT) as checkpoint:
+        tensors = {name: (checkpoint.info(name).dtype, checkpoint.raw(name).copy()) for name in checkpoint.names()}
+        tensors["model.norm.weight"][1].view(np.uint16)[0] = 0x7FC0
+        (Path(folder) / "config.json").write_bytes((DATA / "llama-packed-bitlinear" / "config.json").read_bytes())
+        write_safetensors(Path(folder) / "model.safetensors", tensors)
+        return load_model(folder, EngineConfig(num_threads=1, head_dtype="float32"))
 
 
 def altered(*without, generation=None, flat=(), **fields):
@@ -137,11 +184,21 @@ ROWS = [
      "cannot read the rows of 'model.embed_tokens' from the checkpoint's file; was it changed or cut short?"),
     ("_core/program.pyx", "InferenceError.too_many_tokens", lambda: runner().alone(np.ones(65, np.int32)),
      "a run of 65 tokens was asked for; this execution has memory for 64"),
-    ("_core/program.pyx", "InferenceError.token", lambda: run(ids=[1, 2, 97]),
+    ("_core/program.pyx", "InferenceError.too_many_tokens", lambda: batch([1] * 65, most=65, pages=2),
+     "a run of 65 tokens was asked for; this execution has memory for 64"),
+    ("_core/program.pyx", "ShapeError.mismatch", lambda: batch(vocab_size=5),
+     "logits has shape (1, 5); it must be (1, 97)"),
+    ("_core/batch.pyx", "InferenceError.too_many_tokens", lambda: batch([1] * 5),
+     "a run of 5 tokens was asked for; this execution has memory for 4"),
+    ("_core/batch.pyx", "ShapeError.too_large", lambda: batch(outputs=2),
+     "the number of outputs is 2; the limit is 1 of the tokens given"),
+    ("_core/batch.pyx", "ShapeError.too_large", lambda: batch().best(1),
+     "an output is 1; the limit is 0 of the batch"),
+    ("_core/batch.pyx", "InferenceError.token", lambda: run(ids=[1, 2, 97]),
      "token 97 at position 2 is not in the vocabulary of 97"),
-    ("_core/program.pyx", "ShapeError.too_large", lambda: run(sequences=[0, 0, 1]),
+    ("_core/batch.pyx", "ShapeError.too_large", lambda: run(sequences=[0, 0, 1]),
      "a sequence's number is 1; the limit is 0 of the pages given"),
-    ("_core/program.pyx", "InferenceError.beyond_context", lambda: run(positions=[0, 1, 64]),
+    ("_core/batch.pyx", "InferenceError.beyond_context", lambda: run(positions=[0, 1, 64]),
      "position 64 is beyond the 64 tokens of the context"),
     ("_core/program.pyx", "ShapeError.dimensions", lambda: run(ids=[[1, 2, 3]]),
      "ids has shape (1, 3); it must have shape (tokens,)"),
@@ -171,16 +228,26 @@ ROWS = [
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.gate("silu", ONES, ONES[:1]),
      "up has shape (1, 4); it must be (2, 4)"),
     ("engine.py", "InferenceError.closed", closed, "the engine is closed; make a new one"),
-    ("engine.py", "InferenceError.empty_prompt", lambda: engine().infer(loaded(), []),
-     "the prompt has no tokens; give at least one"),
     ("engine.py", "InferenceError.empty_prompt", lambda: engine().stream(loaded(), []),
      "the prompt has no tokens; give at least one"),
     ("engine.py", "InferenceError.beyond_context", lambda: engine().stream(loaded(), [1] * 129),
      "position 128 is beyond the 128 tokens of the context"),
-    ("engine.py", "InferenceError.beyond_context", lambda: engine().infer(loaded(), [1] * 129),
+    ("engine.py", "InferenceError.beyond_context", beyond_the_cache,
      "position 128 is beyond the 128 tokens of the context"),
-    ("engine.py", "InferenceError.cancelled", cancelled_between_runs,
-     "the run was cancelled before the operation 'model.embed_tokens'"),
+    ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
+    ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
+     "generate: 2 prompts have 0 configurations"),
+    ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
+    ("scheduler.py", "QueueFullError.waiting", full_queue,
+     "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),
+    ("kv_cache.py", "MemoryError.cache_full", full_cache,
+     "all 1 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
+    ("request.py", "InferenceError.not_finite", lambda: engine().generate(of_nan(), [1]),
+     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("request.py", "InferenceError.not_finite", lambda: engine().infer(of_nan(), [1]),
+     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("config.py", "self._conflict", lambda: EngineConfig(max_batch_size=9, max_batch_tokens=8),
+     "EngineConfig: max_batch_size is 9, max_batch_tokens only 8"),
     ("model.py", "ModelLoadError.generation_config", lambda: altered(generation={"do_sample": True, "top_p": 2}),
      "the generation_config.json of '...' cannot be used: GenerationConfig.top_p is 2; it must be above 0 and at most "
      "1"),

@@ -38,8 +38,9 @@ FULL = [
     ),
     QuantizationConfig(group_size=128),
     QuantizationConfig(per_channel=True),
-    EngineConfig(device="cpu", num_threads=3, packing="t5", kv_dtype="float32", head_dtype="bfloat16",
-                 verify="load", activations="float32", weights="float", hidden_act="silu", i2s_layout="arm"),
+    EngineConfig(device="cpu", num_threads=3, packing="t5", kv_dtype="float32", head_dtype="bfloat16", verify="load",
+                 activations="float32", weights="float", hidden_act="silu", i2s_layout="arm", max_batch_size=5,
+                 max_batch_tokens=100, prefill_chunk=10, max_queue=7, max_kv_tokens=4096, prefix_cache=False),
     GenerationConfig(
         max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=0.6, top_k=40, top_p=0.9, min_p=0.05,
         repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11,
@@ -91,8 +92,8 @@ def test_the_common_foreign_names_are_known():
 def test_another_name_is_answered_with_the_closest_or_with_all():
     sentence = "GenerationConfig has no field 'temprature'; use 'temperature'"
     assert refusal(GenerationConfig, temprature=1.0) == sentence
-    sentence = "EngineConfig has no field 'xyzzy'; it has 'device', 'num_threads', 'packing', 'kv_dtype', "
-    sentence += "'head_dtype', 'verify', 'activations', 'weights', 'hidden_act', 'i2s_layout'"
+    sentence = "EngineConfig has no field 'xyzzy'; it has "
+    sentence += ", ".join(f"'{field.name}'" for field in dataclasses.fields(EngineConfig))
     assert refusal(EngineConfig, xyzzy=1) == refusal(EngineConfig.from_dict, {"xyzzy": 1}) == sentence
 
 
@@ -151,6 +152,8 @@ def test_defaults():
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
         "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto", "i2s_layout": "auto",
+        "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024, "max_kv_tokens": None,
+        "prefix_cache": True,
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
@@ -438,63 +441,3 @@ def test_words_of_an_engine_are_checked():
         for got in ("tpu", None, ["auto"], np.array(known)):
             listed = ", ".join(f"'{word}'" for word in known)
             assert refusal(EngineConfig, **{name: got}) == f"EngineConfig.{name} is {got!r}; it must be one of {listed}"
-
-
-@pytest.mark.parametrize(
-    ("name", "refused", "needed"),
-    [
-        ("max_new_tokens", [0, None, 1.5], f"a whole number from 1 to {BIG}"),
-        ("min_new_tokens", [-1, None, True], f"a whole number from 0 to {BIG}"),
-        ("do_sample", [1, None, "yes"], "True or False"),
-        ("temperature", [0, -1, math.nan, math.inf, None, "1", True],
-         "a finite number above 0 (do_sample=False draws nothing)"),
-        ("top_k", [-1, 1.5, "all", True], f"a whole number from 0 to {BIG}, or None"),
-        ("top_p", [0, 1.01, -0.1, math.nan, None, True], "above 0 and at most 1"),
-        ("min_p", [-0.1, 1.01, math.nan, "0", False], "from 0 to 1, or None"),
-        ("repetition_penalty", [0, -1, math.inf, None], "a finite number above 0"),
-        ("eos_token_id", [-1, [2, -1], 2**31, "</s>", 1.0, True], f"a token id from 0 to {BIG}, or a list of them"),
-        ("stop_strings", ["", ["a", ""], [1], 3, b"a", {"a": 1}], "a string or a list of strings, none of them empty"),
-        ("seed", [-1, 2**64, 0.5, "1", True], "a whole number from 0 to 18446744073709551615, or None"),
-    ],
-)  # fmt: skip
-def test_generation_is_checked(name, refused, needed):
-    for got in refused:
-        sentence = f"GenerationConfig.{name} is {got!r}; it must be {needed}"
-        assert refusal(GenerationConfig, **{"do_sample": True, name: got}) == sentence
-
-
-def test_the_ends_of_each_range_can_be_used():
-    least = GenerationConfig(do_sample=True, max_new_tokens=1, min_new_tokens=1, temperature=5e-324, top_k=1, seed=0)
-    most = GenerationConfig(do_sample=True, top_p=1, min_p=1, seed=2**64 - 1, top_k=2**31 - 1, eos_token_id=2**31 - 1)
-    assert (least.min_new_tokens, least.temperature, least.seed) == (1, 5e-324, 0)
-    assert (most.min_p, most.seed, most.eos_token_id) == (1.0, 2**64 - 1, (2**31 - 1,))
-
-
-def test_each_meaning_is_stored_in_one_way():
-    assert GenerationConfig(top_k=0, min_p=0.0) == GenerationConfig(top_k=None, min_p=None)
-    assert GenerationConfig(top_k=0).top_k is None
-    assert [GenerationConfig(eos_token_id=ids).eos_token_id for ids in (0, [], None)] == [(0,), (), None]
-    assert [GenerationConfig(stop_strings=one).stop_strings for one in ("ab", ("a", "b"))] == [("ab",), ("a", "b")]
-
-
-@pytest.mark.parametrize(("name", "value"), [("temperature", 0.7), ("top_k", 40), ("top_p", 0.9), ("min_p", 0.1)])
-def test_what_only_drawing_reads_is_refused_without_drawing(name, value):
-    sentence = f"GenerationConfig: {name} is {value}, which is of use only with do_sample=True"
-    assert refusal(GenerationConfig, **{name: value}) == sentence
-    assert getattr(GenerationConfig(do_sample=True, **{name: value}), name) == value
-    # Asked for in one call, it is a contradiction all the same.
-    assert refusal(GenerationConfig(do_sample=True).replace, do_sample=False, **{name: value}) == sentence
-
-
-def test_what_changes_nothing_may_be_said_without_drawing():
-    cfg = GenerationConfig(temperature=1, top_k=0, top_p=1.0, min_p=0, seed=3, repetition_penalty=1.2)
-    assert (cfg.top_k, cfg.seed, cfg.repetition_penalty) == (None, 3, 1.2)
-
-
-def test_turning_drawing_off_resets_what_only_drawing_reads():
-    full = FULL[-1]
-    greedy = full.replace(do_sample=False)
-    reset = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
-    assert greedy.to_dict() == {**full.to_dict(), **reset}
-    assert full.replace(top_p=0.5).temperature == full.temperature
-    assert refusal(full.replace, do_sample=0) == "GenerationConfig.do_sample is 0; it must be True or False"

@@ -200,7 +200,7 @@ def test_the_engine_and_its_runs_are_layers(loaded):
     assert caught.value.layers[0].data == {"model": loaded.model.path, "num_threads": 1}
     with pytest.raises(InferenceError, match="token 9999") as caught:
         loaded.generate([1, 9999], max_new_tokens=1)
-    assert [layer.operation for layer in caught.value.layers] == ["run", "stream"]
+    assert [layer.operation for layer in caught.value.layers] == ["run", "generate"]
     assert f"  model: {loaded.model.path!r}" in caught.value.to_report()
 
 

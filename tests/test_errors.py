@@ -203,6 +203,13 @@ SENTENCES = [
     ("ModelLoadError", "changed", {"path": "m", "name": "a.weight", "where": "memory"},
      "'m': the bytes of 'a.weight' in memory have changed: their checksum differs"),
     ("ModelLoadError", "no_checksums", {"path": "m"}, "'m' was loaded without checksums; load it with verify='load'"),
+    ("MemoryError", "cache_full", {"pages": 4, "page_tokens": 64},
+     "all 4 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
+    ("QueueFullError", "waiting", {"waiting": 3},
+     "3 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),
+    ("InferenceError", "stopped", {}, "the request was cancelled"),
+    ("InferenceError", "forked", {},
+     "the process was forked while this request was running; send it again"),
     ("MemoryError", "overflow", {"what": "w", "sizes": [2**40, 2**40]},
      "cannot allocate 1099511627776 x 1099511627776 bytes for w: the size does not fit in an address"),
 ]  # fmt: skip
@@ -218,6 +225,7 @@ SECOND_BASES = {
     "FormatError": ValueError,
     "ModelLoadError": RuntimeError,
     "InferenceError": RuntimeError,
+    "QueueFullError": RuntimeError,
     "TrainingError": RuntimeError,
 }
 

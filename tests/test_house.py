@@ -48,7 +48,8 @@ ARROWS = {
     "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
     "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
     "_core.counting": "",
-    "_core.program": "errors _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
+    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -62,7 +63,8 @@ ARROWS = {
     "chat": "errors sandbox",
     "sandbox": "",
     "sampling": "config errors",
-    "weight": "config quant _core.cpu _core.threads _core.quant _core.packing _core.matmul",
+    "weight": "config quant tuning _core.quant _core.packing _core.matmul",
+    "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
     "memory": "_errors config _core.blocks _core.memory _core.reports",
@@ -72,7 +74,12 @@ ARROWS = {
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
               "memory engine loaded model inspection _bitnet_runtime",
-    "engine": "assets errors config memory model sampling texts kv_cache _core.program",
+    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
+    "completion": "",
+    "request": "completion errors sampling",
+    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "stream": "completion errors",
+    "generation": "completion errors request",
     "loaded": "config embedding engine model",
     "texts": "embedding",
     "embedding": "errors kv_cache",
@@ -83,10 +90,10 @@ ARROWS = {
     "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
                   "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
-    "kv_cache": "_core.memory _core.program",
+    "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
-    "model": "errors config weight chat checksums tokenizer hub formats formats.panels formats.random models "
+    "model": "errors config tuning chat checksums tokenizer hub formats formats.panels formats.random models "
              "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
@@ -94,7 +101,7 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config chat formats* _core.*",
-    "cli*": "bitnet machine memory errors train cli*",
+    "cli*": "bitnet machine tuning memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "server*": "bitnet machine memory errors server*",
     "examples*": "bitnet machine memory errors train",

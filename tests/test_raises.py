@@ -427,7 +427,11 @@ ROWS.append((
 ))  # fmt: skip
 
 # What someone else raised, and so said.
-PASSED_ON = {("cli/session.py", "problem[0]"), ("cli/session.py", "")}
+PASSED_ON = {
+    ("cli/session.py", "problem[0]"), ("cli/session.py", ""), ("engine.py", "found[0].error"), ("engine.py", ""),
+    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("scheduler.py", ""),
+    ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
+}  # fmt: skip
 
 # Only Linux lets a test take memory away from a process, or a function from a library.
 if sys.platform == "linux":

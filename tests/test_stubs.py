@@ -28,7 +28,8 @@ def stubbed(pyi):
 
 # Without annotations so far; all other modules are held to them.
 UNTYPED = ("bitnet/_core/builder.py", "bitnet/conversion.py", "bitnet/engine.py", "bitnet/formats/*.py",
-           "bitnet/inspection.py", "bitnet/kv_cache.py", "bitnet/model.py", "bitnet/models/*.py",
+           "bitnet/generation.py", "bitnet/inspection.py", "bitnet/kv_cache.py", "bitnet/model.py", "bitnet/request.py",
+           "bitnet/scheduler.py", "bitnet/stream.py", "bitnet/models/*.py",
            "bitnet/train/[!_c]*.py", "bitnet/train/checkpoint.py")  # fmt: skip
 
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "_core").glob("**/*.pyx"))}

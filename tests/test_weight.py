@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import bitnet.weight
 from bitnet import QuantizationConfig, TernaryWeight
-from bitnet._core import cpu, threads
+from bitnet._core import cpu
 from bitnet._core import packing as packings
 from bitnet.errors import ConfigurationError, KernelError, QuantizationError, ShapeError, TensorError
-from bitnet.weight import choose_packing
+from bitnet.tuning import choose_packing
 
 # config, per_row, group_size
 CONFIGS = [
@@ -256,46 +256,13 @@ def test_a_weight_says_what_it_is(rng):
         assert repr(weight) == f"TernaryWeight(shape=(2000, 130), {rest})"
 
 
-# ---- the choice of a packing ----
-
-
-@pytest.fixture
-def streaming_machine(monkeypatch):
-    """A machine with a small cache, look-ups and two threads: where t5 pays."""
-    monkeypatch.setattr(cpu, "last_level_cache_bytes", lambda: 1000)
-    monkeypatch.setattr(packings, "kernel_name", lambda name: f"{name}-avx512vbmi")
-    monkeypatch.setattr(threads, "default_num_threads", lambda: 2)
-
-
-@pytest.mark.usefixtures("streaming_machine")
-class TestChoosePacking:
-    def test_a_weight_larger_than_the_cache_takes_the_smaller_packing(self, rng):
-        assert choose_packing((40, 101)) == "t5"
-        w = rng.standard_normal((40, 101)).astype(np.float32)
-        assert TernaryWeight.from_float(w).packing == "t5"
-        assert TernaryWeight.from_codes(np.ones((40, 101), np.int8), 1.0).packing == "t5"
-        assert TernaryWeight.from_float(w, packing="i2").repack("auto").packing == "t5"
-
-    def test_a_weight_in_the_cache_takes_the_faster_packing(self):
-        assert choose_packing((40, 100)) == "i2"
-        assert choose_packing((1, 1)) == "i2"
-
-    def test_a_single_thread_takes_the_faster_packing(self, monkeypatch):
-        monkeypatch.setattr(threads, "default_num_threads", lambda: 1)
-        assert choose_packing((4000, 1000)) == "i2"
-
-    def test_without_look_ups_the_faster_packing_is_taken(self, monkeypatch):
-        for isa in ("avx512vnni", "avx2", "neon", "portable"):
-            monkeypatch.setattr(packings, "kernel_name", lambda name, isa=isa: f"{name}-{isa}")
-            assert choose_packing((4000, 1000)) == "i2"
-
-    def test_groups_take_the_packing_that_can_have_them(self, rng):
-        assert choose_packing((4000, 1000), 64) == "i2"
-        w = rng.standard_normal((40, 128)).astype(np.float32)
-        assert TernaryWeight.from_float(w, QuantizationConfig(group_size=64)).packing == "i2"
-
-    def test_what_is_no_weight_is_left_to_its_own_error(self):
-        assert choose_packing(()) == choose_packing((10**9,)) == choose_packing((1000, 1000, 1000)) == "i2"
+def test_auto_is_what_is_chosen(rng, monkeypatch):
+    w = rng.standard_normal((40, 128)).astype(np.float32)
+    for chosen in packings.PACKINGS:
+        monkeypatch.setattr(bitnet.weight, "choose_packing", lambda *_, chosen=chosen: chosen)
+        assert TernaryWeight.from_float(w).packing == chosen
+        assert TernaryWeight.from_codes(np.ones((40, 101), np.int8), 1.0).packing == chosen
+        assert TernaryWeight.from_float(w, packing="i2").repack("auto").packing == chosen
 
 
 def test_the_example_in_the_docstring_runs():

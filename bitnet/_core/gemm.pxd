@@ -20,14 +20,10 @@ cdef extern from "kernels/gemm_kernel.h":
         void (*expand)(const uint8_t *groups, Py_ssize_t steps, uint8_t *weights) noexcept nogil
         void (*prepare)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t steps, uint8_t *inputs,
                         int32_t *sums) noexcept nogil
-        void (*multiply)(const uint8_t *weights, const uint8_t *inputs, Py_ssize_t steps,
+        void (*multiply)(const uint8_t *weights, const uint8_t *inputs, Py_ssize_t steps, int32_t *const *before,
                          int32_t *const *y) noexcept nogil
         void (*finish)(void *y, Py_ssize_t rows, int32_t sum, const float *scales, Py_ssize_t step,
                        float factor) noexcept nogil
-
-cdef enum:
-    # From here on expanding the weights pays (measured: bench/README.md).
-    GEMM_LEAST_TOKENS = 32
 
 # A product of many tokens with whole blocks of a weight's panels.
 ctypedef struct GemmJob:
@@ -36,6 +32,7 @@ ctypedef struct GemmJob:
     bitnet_groups groups
     const uint8_t *w
     Py_ssize_t panel_bytes, tiles, tile_cols, blocks
+    Py_ssize_t least_tokens        # from here on expanding the weights pays
     const float *scales            # NULL for integers
     Py_ssize_t scale_step
     # The inputs: rows of q_stride bytes, zeros up to there, for a multiple of GEMM_TOKENS tokens.
@@ -47,7 +44,7 @@ ctypedef struct GemmJob:
     Py_ssize_t y_stride
     # Memory of each member, and the units.
     uint8_t *scratch
-    Py_ssize_t row_units, unit_blocks
+    Py_ssize_t row_units, unit_blocks, unit_tokens
 
 # The kernel for the instruction set in use, or NULL.
 cdef const bitnet_gemm_kernel *gemm_kernel() except? NULL

@@ -1,9 +1,9 @@
 """Products of many tokens: weights are expanded once for all of them, and two kinds of instructions share the work.
 
 ``kernels/gemm_kernel.h`` says how. A unit is a range of blocks of 64 rows and up to 256 tokens. It goes through the
-columns in chunks of 400: expands the chunk of its blocks into the second-level cache, and lets the tokens pass by, four
+columns in chunks of 320: expands the chunk of its blocks into the second-level cache, and lets the tokens pass by, four
 at a time, whose tables stay in the first level. Integer sums grow in the output's own memory from chunk to chunk, and
-become floats at the end. They are exact, so the bits are those of any other kernel.
+become floats after the last one. They are exact, so the bits are those of any other kernel.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
@@ -17,16 +17,21 @@ cdef extern from "kernels/gemm.h":
     const bitnet_gemm_kernel GEMM_KERNELS[]
 
 cdef enum:
-    # Of a unit: 40 expanded chunks of blocks take 600 KiB of a core's second-level cache, and more of them share the
-    # work of preparing the inputs.
+    # Of a unit, at most: 40 expanded chunks of blocks take half a MiB of a core's second-level cache.
     UNIT_BLOCKS = 40
     UNIT_TOKENS = 256
+    # What units repeat, in cycles of a Zen 4 a chunk: the expansion of a block, the preparation of four tokens.
+    EXPAND_CYCLES = 1000
+    PREPARE_CYCLES = 1400
     # Memory of a member: the expanded weights, a block's groups, prepared inputs, and rows that nobody reads.
     GROUPS_AT = UNIT_BLOCKS * GEMM_CHUNK_WEIGHT_BYTES
     INPUTS_AT = GROUPS_AT + GEMM_PANELS * GEMM_CHUNK_GROUP_BYTES
     SPARE_AT = INPUTS_AT + ((GEMM_CHUNK_INPUT_BYTES + 63) & ~63)
     MEMBER_BYTES = SPARE_AT + 4 * GEMM_ROWS
     CHUNK_COLS = GEMM_STEPS * GEMM_COLS
+
+
+cdef int32_t ZEROS[GEMM_ROWS]  # as all of a module's memory at first
 
 
 cdef const bitnet_gemm_kernel *gemm_kernel() except? NULL:
@@ -76,20 +81,21 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef uint8_t *inputs = scratch + INPUTS_AT
     cdef int32_t sums[UNIT_TOKENS]
     cdef int32_t *y[GEMM_TOKENS]
+    cdef int32_t *before[GEMM_TOKENS]
     cdef Py_ssize_t first_block = unit % job.row_units * job.unit_blocks
     cdef Py_ssize_t blocks = min(job.unit_blocks, job.blocks - first_block), rows = blocks * GEMM_ROWS
-    cdef Py_ssize_t first_token = unit // job.row_units * UNIT_TOKENS
-    cdef Py_ssize_t tokens = min(<Py_ssize_t>UNIT_TOKENS, job.tokens - first_token)
+    cdef Py_ssize_t first_token = unit // job.row_units * job.unit_tokens
+    cdef Py_ssize_t tokens = min(job.unit_tokens, job.tokens - first_token)
     cdef Py_ssize_t cols = job.tiles * job.tile_cols, total = (cols + GEMM_COLS - 1) // GEMM_COLS
     cdef Py_ssize_t chunk = 0, steps, block, t, i
     cdef int32_t *out = <int32_t *>job.y + first_token * job.y_stride + first_block * GEMM_ROWS
-    if blocks <= 0:
+    cdef bint is_last = False
+    if blocks <= 0 or tokens <= 0:
         return
     memset(sums, 0, sizeof(sums))
-    for t in range(tokens):
-        memset(out + t * job.y_stride, 0, 4 * rows)
-    while chunk * GEMM_STEPS < total:
+    while not is_last:
         steps = min(<Py_ssize_t>GEMM_STEPS, total - chunk * GEMM_STEPS)
+        is_last = (chunk + 1) * GEMM_STEPS >= total
         for block in range(blocks):
             _expand(job, first_block + block, chunk, steps, scratch + GROUPS_AT,
                     scratch + block * GEMM_CHUNK_WEIGHT_BYTES)
@@ -102,21 +108,35 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
                     y[i] = out + (t + i) * job.y_stride + block * GEMM_ROWS
                     if t + i >= tokens:
                         y[i] = <int32_t *>(scratch + SPARE_AT)
-                job.kernel.multiply(scratch + block * GEMM_CHUNK_WEIGHT_BYTES, inputs, steps, y)
+                    before[i] = y[i] if chunk else ZEROS
+                job.kernel.multiply(scratch + block * GEMM_CHUNK_WEIGHT_BYTES, inputs, steps, before, y)
+            if is_last:
+                for i in range(t, min(t + GEMM_TOKENS, tokens)):
+                    _finish(job, out + i * job.y_stride, rows, sums[i], first_block, first_token + i)
             t += GEMM_TOKENS
         chunk += 1
-    for t in range(tokens):
-        if job.scales == NULL:
-            job.kernel.finish(out + t * job.y_stride, rows, sums[t], NULL, 0, 0)
-        else:
-            job.kernel.finish(out + t * job.y_stride, rows, sums[t],
-                              job.scales + first_block * GEMM_ROWS * job.scale_step, job.scale_step,
-                              job.factors[first_token + t])
+
+
+cdef inline void _finish(const GemmJob *job, int32_t *y, Py_ssize_t rows, int32_t total, Py_ssize_t block,
+                         Py_ssize_t token) noexcept nogil:
+    if job.scales == NULL:
+        job.kernel.finish(y, rows, total, NULL, 0, 0)
+    else:
+        job.kernel.finish(y, rows, total, job.scales + block * GEMM_ROWS * job.scale_step, job.scale_step,
+                          job.factors[token])
 
 
 cdef void multiply_many(GemmJob *job, int threads) noexcept nogil:
-    cdef Py_ssize_t most = threads * <Py_ssize_t>UNIT_BLOCKS
-    # As many units as threads, or a multiple of that, all alike.
-    job.row_units = threads * ((job.blocks + most - 1) // most)
+    """Divide it so that all threads have equal work, and the least of it is done twice."""
+    cdef Py_ssize_t fours = (job.tokens + GEMM_TOKENS - 1) // GEMM_TOKENS, most = UNIT_TOKENS // GEMM_TOKENS
+    cdef Py_ssize_t least = (fours + most - 1) // most, columns, rows, cost, best = 0, token_units = 0
+    for columns in range(least, least * threads + 1):
+        rows = (job.blocks + UNIT_BLOCKS - 1) // UNIT_BLOCKS
+        while rows * columns % threads:
+            rows += 1
+        cost = columns * job.blocks * EXPAND_CYCLES + rows * fours * PREPARE_CYCLES
+        if token_units == 0 or cost < best:
+            best, job.row_units, token_units = cost, rows, columns
     job.unit_blocks = (job.blocks + job.row_units - 1) // job.row_units
-    run(_multiply, job, job.row_units * ((job.tokens + UNIT_TOKENS - 1) // UNIT_TOKENS), threads)
+    job.unit_tokens = (fours + token_units - 1) // token_units * GEMM_TOKENS
+    run(_multiply, job, job.row_units * token_units, threads)

@@ -19,7 +19,6 @@ from libc.stdint cimport int8_t, int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from bitnet._core.gemm cimport (
-    GEMM_LEAST_TOKENS,
     GEMM_PANELS,
     GEMM_ROWS,
     GEMM_TOKENS,
@@ -239,6 +238,7 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) exc
     job.gemm.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, 0
     if kernel != NULL and kernel.groups != NULL and not job.has_groups:
         job.gemm.kernel, job.gemm.groups = gemm_kernel(), kernel.groups
+        job.gemm.least_tokens = kernel.expands_from
         job.gemm.w, job.gemm.panel_bytes, job.gemm.tiles = job.w, job.panel_bytes, job.tiles
         job.gemm.tile_cols, job.gemm.blocks = weight.layout.tile_cols, job.panels // GEMM_PANELS
         job.gemm.scale_step = job.scale_step
@@ -282,7 +282,7 @@ cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
     if job.failed:
         return 1
-    if job.gemm.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= GEMM_LEAST_TOKENS:
+    if job.gemm.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= job.gemm.least_tokens:
         _multiply_many(job, min(threads, job.gemm_threads))
         # What is no whole block is left.
         job.starts[0], job.starts[1] = job.gemm.blocks * GEMM_PANELS, job.panels
@@ -309,7 +309,7 @@ cdef int _run(Job *job, PackedWeight weight, int threads, bint takes_floats=Fals
     cdef int failed
     load_weight(job, weight, takes_floats)
     checked_product(job.tokens + GEMM_TOKENS, job.q_stride + 4 * job.groups + 4, "quantised inputs")
-    if job.gemm.kernel != NULL and job.tokens >= GEMM_LEAST_TOKENS:
+    if job.gemm.kernel != NULL and job.tokens >= job.gemm.least_tokens:
         gemm_scratch = allocate(gemm_scratch_bytes(threads), "expanded weights")
         job.gemm_scratch, job.gemm_threads = gemm_scratch.data, threads
     scratch = allocate(scratch_bytes(job, job.tokens), "quantised inputs")

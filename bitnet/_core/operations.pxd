@@ -44,7 +44,6 @@ cdef struct Shape:
     int kv_dtype
     Py_ssize_t block_bytes         # of the keys, or of the values, of one head in a page
     Py_ssize_t page_bytes          # of one page: keys and values of all layers
-    Py_ssize_t tile_tokens         # how many neighbouring tokens attend together
 
 
 cdef struct Run:
@@ -77,3 +76,5 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil
 # Where a token's row of what an operation makes begins.
 cdef inline float *result_of(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
+
+cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil

@@ -20,6 +20,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     # Of a row that is read from a file, on the stack; a multiple of all vectors' and numbers' sizes.
     PART_BYTES = 8192
+    # Of a head of keys and values, that take its blocks from memory together.
+    TILE_QUERIES = 64
 
 cdef inline float *_source(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.source * r.capacity) + t * r.now.source_width
@@ -97,27 +99,36 @@ cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
                               _block(r, first, r.positions[first], head, True), at + t)
 
 
+cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil:
+    """How many neighbouring tokens, at most, take each block of the cache from memory together."""
+    cdef Py_ssize_t group = shape.heads // shape.kv_heads, fair = tokens * shape.kv_heads // (8 * threads)
+    # Some units for each thread, whose work differs: the later a token, the more it attends to.
+    return max(<Py_ssize_t>1, <Py_ssize_t>OPS_QUERIES // group, min(<Py_ssize_t>TILE_QUERIES // group, fair))
+
+
 cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """The queries of some neighbouring tokens that share a head of keys and values."""
+    """The queries of a tile of neighbouring tokens that share a head of keys and values."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads
-    cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads), at = 0
+    cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads, at = 0
+    cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads)
     while at < queries:
-        _attend_some(r, first, kv_head, at, <int>min(<Py_ssize_t>OPS_QUERIES, queries - at))
-        at += OPS_QUERIES
+        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at))
+        at += TILE_QUERIES
 
 
-cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, int queries) noexcept nogil:
+cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at,
+                       Py_ssize_t queries) noexcept nogil:
     """Some of them over all positions up to their own, or a window that ends there, block by block. Their own are in the
     same block."""
     cdef const Shape *s = r.shape
-    cdef const float *query[OPS_QUERIES]
-    cdef float *sums[OPS_QUERIES]
-    cdef float state[OPS_QUERIES][2]
-    cdef Py_ssize_t positions[OPS_QUERIES], begins[OPS_QUERIES]
-    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window, t, head, i
-    cdef int q
+    cdef const float *query[TILE_QUERIES]
+    cdef float *sums[TILE_QUERIES]
+    cdef float state[TILE_QUERIES][2]
+    cdef Py_ssize_t positions[TILE_QUERIES]
+    cdef Py_ssize_t begins[TILE_QUERIES]
+    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window
+    cdef Py_ssize_t t, head, q, i
     for q in range(queries):
         t, head = first + (at + q) // group, kv_head * group + (at + q) % group
         query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
@@ -130,8 +141,12 @@ cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
             t = r.positions[first + (at + q) // group] + 1
             positions[q] = min(<Py_ssize_t>OPS_BLOCK, t - start)
             begins[q] = max(<Py_ssize_t>0, t - window - start) if window else 0
-        r.ops.attend(s.kv_dtype, queries, query, _block(r, first, start, kv_head, False),
-                     _block(r, first, start, kv_head, True), begins, positions, s.head_dim, r.now.factor, state, sums)
+        q = 0
+        while q < queries:
+            r.ops.attend(s.kv_dtype, <int>min(<Py_ssize_t>OPS_QUERIES, queries - q), query + q,
+                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), begins + q,
+                         positions + q, s.head_dim, r.now.factor, state + q, sums + q)
+            q += OPS_QUERIES
         start += OPS_BLOCK
     for q in range(queries):
         state[q][1] = 1 / state[q][1]

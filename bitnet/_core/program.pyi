@@ -4,6 +4,7 @@ from typing import SupportsIndex, final
 import numpy as np
 import numpy.typing as npt
 
+from bitnet._core.batch import Batch
 from bitnet._core.builder import Builder
 
 PAGE_TOKENS: int
@@ -46,5 +47,6 @@ class Execution:
         outputs: npt.NDArray[np.int32],
         num_threads: SupportsIndex | None = None,
     ) -> npt.NDArray[np.float32] | None: ...
+    def step(self, batch: Batch, num_threads: SupportsIndex | None = None) -> None: ...
     def last_hidden(self, tokens: int) -> npt.NDArray[np.float32]: ...
     def _values(self, index: int, tokens: int) -> npt.NDArray[np.float32]: ...

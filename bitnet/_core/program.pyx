@@ -17,21 +17,14 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
 from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
-from bitnet._core.operations cimport operate
-from bitnet._core.ops cimport (
-    OPS_BFLOAT16,
-    OPS_BLOCK,
-    OPS_FLOAT16,
-    OPS_FLOAT32,
-    OPS_INT8,
-    OPS_QUERIES,
-    vector_ops,
-)
+from bitnet._core.operations cimport attend_together, operate
+from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -139,7 +132,6 @@ cdef class Program:
         self._shape.kv_dtype = DTYPES[kv_dtype]
         self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
                                                "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
-        self._shape.tile_tokens = max(1, OPS_QUERIES * config.num_key_value_heads // config.num_attention_heads)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         self._angles = {}  # by the base of the frequencies
@@ -241,34 +233,6 @@ cdef class Program:
         return self._shape.context
 
 
-cdef bint _is_out_of_range(const Run *r, Py_ssize_t vocab_size, const int64_t *rooms, Py_ssize_t n) noexcept nogil:
-    """Whether a token, a sequence, a position or an output is none."""
-    cdef Py_ssize_t t
-    for t in range(r.tokens):
-        if not (0 <= r.ids[t] < vocab_size and 0 <= r.sequences[t] < n):
-            return True
-        if not 0 <= r.positions[t] < rooms[r.sequences[t]]:
-            return True
-    for t in range(r.n_outputs):
-        if not 0 <= r.outputs[t] < r.tokens:
-            return True
-    return False
-
-
-cdef Py_ssize_t _cut(const Run *r, Py_ssize_t most, int32_t *starts) noexcept nogil:
-    """Cut the tokens into runs of at most so many neighbours in one block of one sequence; returns how many."""
-    cdef Py_ssize_t t, n = 0
-    cdef bint is_next
-    for t in range(r.tokens):
-        is_next = (t > 0 and t - starts[n - 1] < most and r.sequences[t] == r.sequences[t - 1]
-                   and r.positions[t] == r.positions[t - 1] + 1 and r.positions[t] % OPS_BLOCK)
-        if not is_next:
-            starts[n] = <int32_t>t
-            n += 1
-    starts[n] = <int32_t>r.tokens
-    return n
-
-
 cdef class Execution:
     """The scratch memory of a program, for one run at a time.
 
@@ -346,13 +310,11 @@ cdef class Execution:
         """
         cdef Program program = self.program
         cdef Run r
-        cdef int threads = thread_count(num_threads)
-        cdef tuple recorders = _recorders
-        cdef int64_t entered = _now_ns() if recorders else 0
         cdef const int32_t[::1] ids_view, positions_view, sequences_view, outputs_view
         cdef const uintptr_t[::1] page_view
-        cdef const int64_t[::1] room_view
-        cdef Py_ssize_t i, tokens = len(ids)
+        cdef const Py_ssize_t[::1] room_view
+        cdef Py_ssize_t tokens = len(ids)
+        cdef int64_t entered = _now_ns() if _recorders else 0
         for name, array in (("ids", ids), ("positions", positions), ("sequences", sequences), ("outputs", outputs)):
             if checked(array, name, np.int32).ndim != 1:
                 raise ShapeError.dimensions(name, "(outputs,)" if name == "outputs" else "(tokens,)", array.shape)
@@ -362,39 +324,75 @@ cdef class Execution:
         if len(ids) > self.max_tokens:
             raise InferenceError.too_many_tokens(len(ids), self.max_tokens)
         if tokens == 0:
-            _within("an output's token", outputs, 0, "of the tokens given")
+            within("an output's token", outputs, 0, "of the tokens given")
             return logits
         tables = np.array([checked(table, "pages", np.uint64).ctypes.data for table in pages], np.uint64)
         rooms = np.array([min(len(table) * PAGE_TOKENS, program.context) for table in pages], np.int64)
         ids_view, positions_view, sequences_view, outputs_view = ids, positions, sequences, outputs
         page_view, room_view = tables, rooms
         cdef float[:, ::1] logits_view = logits
-        r.shape, r.ops, r.scratch, r.capacity = &program._shape, vector_ops(), self._scratch.data, self.max_tokens
         r.tokens, r.ids, r.positions, r.sequences = tokens, &ids_view[0], &positions_view[0], &sequences_view[0]
         r.n_outputs = len(outputs)
         r.outputs = &outputs_view[0] if r.n_outputs else NULL
-        r.tiles, r.strips = <const int32_t *>self._tiles.data, <const int32_t *>self._strips.data
-        if len(pages) == 0 or _is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
-            self._refuse(ids, positions, sequences, rooms, outputs)
-        r.n_tiles = _cut(&r, program._shape.tile_tokens, <int32_t *>self._tiles.data)
-        r.n_strips = _cut(&r, STRIP_TOKENS, <int32_t *>self._strips.data)
+        if len(pages) == 0 or is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
+            refuse(ids, positions, sequences, rooms, outputs, program.vocab_size)
         r.pages = <const uintptr_t *const *>&page_view[0]
-        r.starts = <Py_ssize_t *>self._starts.data
-        r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
         r.logits = &logits_view[0, 0] if r.n_outputs else NULL
+        if not self._do(&r, thread_count(num_threads), logits, entered):
+            return None
+        if not np.isfinite(logits.sum(dtype=np.float64)):
+            raise InferenceError.not_finite(program.names[program._count - 1])
+        return logits
+
+    def step(self, Batch batch not None, num_threads=None):
+        """Run the tokens of a batch, whose logits are there afterwards.
+
+        It takes less time than `run`, which makes arrays. Whether the logits are finite is for `Batch.best` to say.
+
+        Parameters
+        ----------
+        batch : Batch
+            Not empty.
+        num_threads : int, optional
+
+        Raises
+        ------
+        InferenceError
+            As of `run`.
+        """
+        cdef Run r
+        cdef int64_t entered = _now_ns() if _recorders else 0
+        if batch.tokens > self.max_tokens:
+            raise InferenceError.too_many_tokens(batch.tokens, self.max_tokens)
+        if batch.vocab_size != self.program.vocab_size:
+            raise ShapeError.mismatch("logits", (batch.outputs, self.program.vocab_size),
+                                      (batch.outputs, batch.vocab_size))
+        batch.fill(&r, self.program._shape.context)
+        self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
+
+    cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
+        """Run what a `Run` describes; False where the observer ended it. With recorders the run was `entered` then."""
+        cdef Program program = self.program
+        cdef tuple recorders = _recorders
         cdef int64_t[::1] times_view
         cdef int64_t *times = NULL
         cdef int64_t began = 0, ended = 0
+        cdef Py_ssize_t first = 0, failed = -1
+        r.shape, r.ops, r.scratch, r.capacity = &program._shape, vector_ops(), self._scratch.data, self.max_tokens
+        r.tiles, r.strips = <const int32_t *>self._tiles.data, <const int32_t *>self._strips.data
+        r.n_tiles = cut(r, attend_together(r.shape, r.tokens, threads), <int32_t *>self._tiles.data)
+        r.n_strips = cut(r, STRIP_TOKENS, <int32_t *>self._strips.data)
+        r.starts = <Py_ssize_t *>self._starts.data
+        r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
         if recorders:
             taken = np.zeros(program._count + 2, np.int64)
             times_view = taken
             times, began = &times_view[1], _now_ns()
-        cdef Py_ssize_t first = 0, failed = -1
         while first < program._count and failed < 0:
             last = program._count if self.observer is None else first + 1
-            failed = self._run_operations(&r, first, last, threads, times)
-            if self.observer is not None and failed < 0 and self.observer(first, *self._seen(first, tokens, logits)):
-                return None
+            failed = self._run_operations(r, first, last, threads, times)
+            if self.observer is not None and failed < 0 and self.observer(first, *self._seen(first, r.tokens, logits)):
+                return False
             first = last
         ended = _now_ns() if recorders else 0
         if failed >= 0 and self._is_cancelled:
@@ -404,15 +402,13 @@ cdef class Execution:
             raise InferenceError.cannot_read(program.names[failed]) from self._status(failed, "the file gave no row")
         if failed >= 0:
             raise InferenceError.not_finite(program.names[failed]) from self._status(failed, "its input is not finite")
-        if not np.isfinite(logits.sum(dtype=np.float64)):
-            raise InferenceError.not_finite(program.names[program._count - 1])
         if recorders:
             taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
-            starts = np.frombuffer(self._tiles, np.int32)[: r.n_tiles + 1]
-            attended, read, within = positions_of(positions, starts, program.windows)
+            places, starts = np.array(<int32_t[:r.tokens]><int32_t *>r.positions), np.frombuffer(self._tiles, np.int32)
+            attended, read, within = positions_of(places, starts[: r.n_tiles + 1], program.windows)
             for recorder in recorders:
-                recorder(program, entered, taken, tokens, len(outputs), attended, read, threads, within)
-        return logits
+                recorder(program, entered, taken, r.tokens, r.n_outputs, attended, read, threads, within)
+        return True
 
     def _status(self, index, meaning):
         """What the native code said, as the cause of an error."""
@@ -481,20 +477,3 @@ cdef class Execution:
     def _rows(self, Py_ssize_t offset, Py_ssize_t width, tokens):
         data = np.frombuffer(self._scratch, np.uint8)[offset * self.max_tokens :][: 4 * tokens * width]
         return data.view(np.float32).reshape(tokens, width).copy()
-
-    def _refuse(self, ids, positions, sequences, rooms, outputs):
-        """Say what is out of range."""
-        vocab_size = self.program.vocab_size
-        _within("an output's token", outputs, len(ids), "of the tokens given")
-        bad = np.flatnonzero((ids < 0) | (ids >= vocab_size))
-        if bad.size:
-            raise InferenceError.token(int(ids[bad[0]]), int(positions[bad[0]]), vocab_size)
-        _within("a sequence's number", sequences, len(rooms), "of the pages given")
-        bad = np.flatnonzero((positions < 0) | (positions >= rooms[sequences]))
-        raise InferenceError.beyond_context(int(positions[bad[0]]), int(rooms[sequences[bad[0]]]))
-
-
-def _within(what, numbers, count, unit):
-    bad = np.flatnonzero((numbers < 0) | (numbers >= count))
-    if bad.size:
-        raise ShapeError.too_large(what, int(numbers[bad[0]]), count - 1, unit)

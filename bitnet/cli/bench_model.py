@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if not tests:
         refuse("--n-prompt and --n-gen are both 0; there is nothing to measure")
     threads = _once(args.threads or [machine.default_num_threads()])
-    config = engine_config(args, threads[0])
+    config = engine_config(args, threads[0]).replace(prefix_cache=False)
     for count in threads[1:]:
         engine_config(args, count)
     start = time.perf_counter()

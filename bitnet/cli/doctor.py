@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import bitnet
-from bitnet import machine
+from bitnet import machine, tuning
 from bitnet.memory import system_memory
 
 __all__ = ["add_arguments", "diagnose", "run"]
@@ -78,7 +78,8 @@ def diagnose(measure: bool = True, model: str | None = None) -> dict[str, Any]:
     -------
     dict
         What JSON can hold. ``machine`` has the fields of `bitnet.machine.Machine`; ``measured`` is None where nothing
-        was measured, else ``read_bytes_per_s`` and ``multiply_accumulates_per_s`` by number of threads;
+        was measured, else ``read_bytes_per_s`` and ``multiply_accumulates_per_s`` by number of threads; ``packings``
+        has the packing that ``packing="auto"`` takes for large models, measured now or remembered, with the speeds;
         ``problems`` are dicts of ``sentence`` and ``stops`` (whether it keeps bitnet from working); ``works`` is
         whether none of them does.
     """
@@ -102,6 +103,7 @@ def diagnose(measure: bool = True, model: str | None = None) -> dict[str, Any]:
         "environment": _environment(),
         "name_conflict": conflict,
         "measured": _measured(found) if measure and found.isa else None,
+        "packings": [asdict(choice) for choice in _packings(found, measure)],
         "problems": problems,
         "works": not any(problem["stops"] for problem in problems),
     }
@@ -214,6 +216,12 @@ def _measured(found: machine.Machine) -> dict[str, Any]:
     }
 
 
+def _packings(found: machine.Machine, measure: bool) -> list[tuning.PackingChoice]:
+    if measure and found.isa and found.num_threads:
+        return [tuning.fastest_packing(found.num_threads, measure=True)]
+    return tuning.remembered_choices()
+
+
 # ---- as text
 
 
@@ -253,6 +261,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("environment", ", ".join(f"{k}={v!a}" for k, v in found["environment"].items()) or "nothing set"),
         ("name conflict", "yes, see below" if found["name_conflict"] else "none"),
         *_measured_rows(found["measured"]),
+        *_packing_rows(found["packings"]),
     ]  # fmt: skip
     rows += [("ERROR" if one["stops"] else "advice", one["sentence"]) for one in found["problems"]]
     return rows if found["problems"] else [*rows, ("problems", "none")]
@@ -270,6 +279,20 @@ def _measured_rows(measured: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         ("read bandwidth", by_threads(measured["read_bytes_per_s"], "GB/s")),
         ("multiply peak", f"{peak} ({instruction})" if peak else "none for portable code"),
+    ]
+
+
+def _packing_rows(choices: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    if not choices:
+        return [("packing 'auto'", "not measured yet: the first large model that is loaded does it")]
+    return [
+        (
+            "packing 'auto'",
+            f"'{one['packing']}' for large models on {_count(one['num_threads'], 'thread')}: "
+            + ", ".join(f"{name} {speed / 1e9:.0f} G weights/s" for name, speed in one["weights_per_s"].items())
+            + f" (measured {one['measured']})",
+        )
+        for one in choices
     ]
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with refused(args):
         config = bitnet.GenerationConfig(max_new_tokens=args.max_new_tokens, eos_token_id=())
-    with bitnet.InferenceEngine(engine_config(args, args.num_threads)) as engine:
+    with bitnet.InferenceEngine(engine_config(args, args.num_threads).replace(prefix_cache=False)) as engine:
         with loading() as show:
             model = engine.load_model(args.model, progress=show)
         prompt = tokens_or_text(args.prompt, model)

@@ -57,6 +57,9 @@ def test_json_has_everything(unset, capsys):
     assert found["versions"]["numpy"] == np.__version__
     assert set(found["versions"]) == {"bitnet-runtime", "numpy", "tokenizers", "safetensors", "jinja2", "rich"}
     here = machine.describe()
+    (choice,) = found["packings"]
+    assert choice["packing"] in choice["weights_per_s"]
+    assert choice["num_threads"] == found["machine"]["num_threads"]
     assert found["machine"] == json.loads(json.dumps(dataclasses.asdict(here)))
     assert (found["isa_source"], found["name_conflict"]) == ("CPU", None)
     assert found["cpus_of_system"] == os.cpu_count()

@@ -5,9 +5,9 @@ import pytest
 
 from bitnet._core import cpu, gemm, matmul, packing
 
-# Rows around a block of 64, columns around a step of 20 and a chunk of 400, and those of a real model.
-SHAPES = [(63, 100), (64, 20), (64, 400), (65, 401), (130, 380), (257, 1000), (100, 819), (2560, 640)]
-TOKENS = [31, 32, 33, 35, 64, 257]
+# Rows around a block of 64, columns around a step of 20 and a chunk of 320, and those of a real model.
+SHAPES = [(63, 100), (64, 20), (64, 320), (65, 321), (130, 300), (257, 1000), (100, 819), (2560, 640)]
+TOKENS = [15, 16, 17, 24, 33, 35, 64, 257, 513]
 
 
 @pytest.fixture(params=packing.PACKINGS)

@@ -152,8 +152,8 @@ def test_what_a_page_held_before_does_not_matter(kv_dtype):
     clean = ours.alone(PROMPTS[0][:100])
     taken = [ours.cache.take() for _ in range(3)]
     for page in taken:
-        np.frombuffer(page, np.uint8)[:] = 0xFF  # NaN, in both dtypes
-    ours.cache.give(taken)
+        np.frombuffer(page.block, np.uint8)[:] = 0xFF  # NaN, in both dtypes
+        ours.cache.give(page)
     assert same(ours.alone(PROMPTS[0][:100]), clean)
 
 

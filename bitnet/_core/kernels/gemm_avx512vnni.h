@@ -51,51 +51,50 @@ BITNET_KERNEL void gemm_expand_avx512vnni(const uint8_t *groups, ptrdiff_t steps
     _mm256_zeroupper();
 }
 
-/* Weights of the 27 triples as bytes: (d0, d1) and (d2, 0) of each index; and -128 (d0 + d1 + d2), because inputs come
- * with 128 added. */
+/* Weights of the 27 triples as bytes: (d0, d1), and (d2, -d0 - d1 - d2), which takes away the 128 that inputs come with:
+ * its input is 128. */
 static const int8_t GEMM_FIRST_TWO[64] BITNET_ALIGN64 = {
     -1, -1, 0, -1, 1, -1, -1, 0, 0, 0, 1, 0, -1, 1, 0, 1, 1, 1, -1, -1, 0, -1, 1, -1,
     -1, 0, 0, 0, 1, 0, -1, 1, 0, 1, 1, 1, -1, -1, 0, -1, 1, -1, -1, 0, 0, 0, 1, 0,
     -1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 static const int8_t GEMM_THIRD[64] BITNET_ALIGN64 = {
-    -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0,
-    1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-};
-static const int16_t GEMM_BIAS[32] BITNET_ALIGN64 = {
-    384, 256, 128, 256, 128, 0, 128, 0, -128, 256, 128,
-    0, 128, 0, -128, 0, -128, -256, 128, 0, -128, 0,
-    -128, -256, -128, -256, -384, 0, 0, 0, 0, 0,
+    -1, 3, -1, 2, -1, 1, -1, 2, -1, 1, -1, 0, -1, 1, -1, 0, -1, -1, 0, 2, 0, 1, 0, 0,
+    0, 1, 0, 0, 0, -1, 0, 0, 0, -1, 0, -2, 1, 1, 1, 0, 1, -1, 1, 0, 1, -1, 1, -2,
+    1, -1, 1, -2, 1, -3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 };
 
 BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t steps, uint8_t *inputs,
                                            int32_t *sums) {
     const __m512i first_i8x64 = _mm512_load_si512(GEMM_FIRST_TWO), third_i8x64 = _mm512_load_si512(GEMM_THIRD);
-    const __m512i bias_i16x32 = _mm512_load_si512(GEMM_BIAS);
+    const __m128i flip_u8x16 = _mm_set1_epi8((char)0x80);
     uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
-    for (ptrdiff_t step = 0; step < steps; step++, inputs += GEMM_TABLE_BYTES, dots += GEMM_INPUT_BYTES)
+    int32_t sums_i32x8[8];
+    for (ptrdiff_t step = 0; step < steps; step++, inputs += GEMM_TABLE_BYTES)
         for (int t = 0; t < GEMM_TOKENS; t++) {
             const int8_t *at = x + t * x_stride + step * GEMM_COLS;
             uint32_t pairs[4], thirds[4];
-            memcpy(dots + 4 * t, at, 4);
-            memcpy(dots + 16 + 4 * t, at + 4, 4);
-            for (int c = 0; c < 8; c++) sums[t] += at[c];
-            /* Words (g2[j], g3[j]) and (g4[j], 0), each twice, for the two words of a lane. */
-            const __m128i flipped_u8x16 =
-                _mm_xor_si128(_mm_loadu_si128((const __m128i *)(at + 4)), _mm_set1_epi8((char)0x80));
+            memcpy(dots + step * GEMM_INPUT_BYTES + 4 * t, at, 4);
+            memcpy(dots + step * GEMM_INPUT_BYTES + 16 + 4 * t, at + 4, 4);
+            /* Words (g2[j], g3[j]) and (g4[j], 128), each twice, for the two words of a lane. */
+            const __m128i flipped_u8x16 = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(at + 4)), flip_u8x16);
             const __m128i g2 = _mm_srli_si128(flipped_u8x16, 4), g3 = _mm_srli_si128(flipped_u8x16, 8);
             const __m128i g4 = _mm_srli_si128(flipped_u8x16, 12);
-            const __m128i two_u16x8 = _mm_unpacklo_epi8(g2, g3), one_u16x8 = _mm_unpacklo_epi8(g4, _mm_setzero_si128());
+            const __m128i two_u16x8 = _mm_unpacklo_epi8(g2, g3), one_u16x8 = _mm_unpacklo_epi8(g4, flip_u8x16);
             _mm_storeu_si128((__m128i *)pairs, _mm_unpacklo_epi16(two_u16x8, two_u16x8));
             _mm_storeu_si128((__m128i *)thirds, _mm_unpacklo_epi16(one_u16x8, one_u16x8));
             for (int j = 0; j < 4; j++) {
                 const __m512i two = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)pairs[j]), first_i8x64);
                 const __m512i one = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)thirds[j]), third_i8x64);
-                _mm512_store_si512(inputs + 256 * j + 64 * t,
-                                   _mm512_add_epi16(_mm512_add_epi16(two, one), bias_i16x32));
+                _mm512_store_si512(inputs + 256 * j + 64 * t, _mm512_add_epi16(two, one));
             }
         }
+    __m256i all_i32x8 = _mm256_setzero_si256();
+    for (ptrdiff_t step = 0; step < steps; step++)
+        all_i32x8 = _mm256_dpbusd_epi32(all_i32x8, _mm256_set1_epi8(1),
+                                        _mm256_load_si256((const __m256i *)(dots + step * GEMM_INPUT_BYTES)));
+    _mm256_storeu_si256((__m256i *)sums_i32x8, all_i32x8);
+    for (int t = 0; t < GEMM_TOKENS; t++) sums[t] += sums_i32x8[t] + sums_i32x8[4 + t];
     _mm256_zeroupper();
 }
 
@@ -119,24 +118,30 @@ BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, 
     GEMM_LOOK_UP(x2, "2", "4", "5", "28", "29") GEMM_LOOK_UP(x3, "3", "6", "7", "30", "31")
 #define GEMM_TRIPLES(w0, w1) "vmovdqa64 " w0 "(%[w]), %%zmm0\n\tvmovdqa64 " w1 "(%[w]), %%zmm1\n\t"
 #define GEMM_NEXT_TRIPLES "vpsrlw $8, %%zmm0, %%zmm0\n\tvpsrlw $8, %%zmm1, %%zmm1\n\t"
-/* The halves of the i16 sums, added to the i32 sums and to y. */
+/* The halves of the i16 sums, added to the i32 sums, and to those from before. */
 #define GEMM_WIDEN(from, low, high)                                                                    \
     "vpslld $16, %%zmm" from ", %%zmm" low "\n\tvpsrad $16, %%zmm" low ", %%zmm" low                   \
     "\n\tvpsrad $16, %%zmm" from ", %%zmm" high "\n\t"
-#define GEMM_ADD(at, y, narrow, sum)                                                                   \
-    "vpaddd %%zmm" narrow ", %%zmm" sum ", %%zmm" sum "\n\tvpaddd " at "(%[" y "]), %%zmm" sum          \
-    ", %%zmm" sum "\n\tvmovdqu32 %%zmm" sum ", " at "(%[" y "])\n\t"
-#define GEMM_OUT(y, a, b, s0, s1, s2, s3)                                                              \
-    GEMM_WIDEN(a, "0", "1") GEMM_WIDEN(b, "2", "3") GEMM_ADD("0", y, "0", s0) GEMM_ADD("64", y, "1", s1) \
-    GEMM_ADD("128", y, "2", s2) GEMM_ADD("192", y, "3", s3)
+#define GEMM_ADD(at, narrow, sum)                                                                      \
+    "vpaddd %%zmm" narrow ", %%zmm" sum ", %%zmm" sum "\n\tvpaddd " at "(%%rax), %%zmm" sum           \
+    ", %%zmm" sum "\n\tvmovdqu32 %%zmm" sum ", " at "(%%rcx)\n\t"
+#define GEMM_OUT(t, a, b, s0, s1, s2, s3)                                                              \
+    "movq " t "(%[before]), %%rax\n\tmovq " t "(%[y]), %%rcx\n\t"                                      \
+    GEMM_WIDEN(a, "0", "1") GEMM_WIDEN(b, "2", "3") GEMM_ADD("0", "0", s0) GEMM_ADD("64", "1", s1)     \
+    GEMM_ADD("128", "2", s2) GEMM_ADD("192", "3", s3)
+/* They come from the third-level cache. */
+#define GEMM_FETCH(t)                                                                                  \
+    "movq " t "(%[before]), %%rax\n\tprefetcht0 (%%rax)\n\tprefetcht0 64(%%rax)\n\t"                 \
+    "prefetcht0 128(%%rax)\n\tprefetcht0 192(%%rax)\n\t"
 #define GEMM_CLEAR(z) "vpxord %%zmm" z ", %%zmm" z ", %%zmm" z "\n\t"
 #define GEMM_CLEAR_4(a, b, c, d) GEMM_CLEAR(a) GEMM_CLEAR(b) GEMM_CLEAR(c) GEMM_CLEAR(d)
 
 BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps,
-                                            int32_t *const *y) {
+                                            int32_t *const *before, int32_t *const *y) {
     BITNET_ASSERT((uintptr_t)weights % 64 == 0 && (uintptr_t)inputs % 64 == 0 && steps > 0 && steps <= GEMM_STEPS);
     const uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     BITNET_ASM(
+        GEMM_FETCH("0") GEMM_FETCH("8") GEMM_FETCH("16") GEMM_FETCH("24")
         GEMM_CLEAR_4("8", "9", "10", "11") GEMM_CLEAR_4("12", "13", "14", "15") GEMM_CLEAR_4("16", "17", "18", "19")
         GEMM_CLEAR_4("20", "21", "22", "23") GEMM_CLEAR_4("24", "25", "26", "27") GEMM_CLEAR_4("28", "29", "30", "31")
         ".p2align 5\n"
@@ -152,12 +157,12 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_NEXT_TRIPLES
         GEMM_LOOK_UPS("768", "832", "896", "960")
         "addq $768, %[w]\n\taddq $1024, %[x]\n\taddq $32, %[d]\n\tdecq %[n]\n\tjnz 1b\n\t"
-        GEMM_OUT("y0", "24", "25", "8", "9", "10", "11") GEMM_OUT("y1", "26", "27", "12", "13", "14", "15")
-        GEMM_OUT("y2", "28", "29", "16", "17", "18", "19") GEMM_OUT("y3", "30", "31", "20", "21", "22", "23")
+        GEMM_OUT("0", "24", "25", "8", "9", "10", "11") GEMM_OUT("8", "26", "27", "12", "13", "14", "15")
+        GEMM_OUT("16", "28", "29", "16", "17", "18", "19") GEMM_OUT("24", "30", "31", "20", "21", "22", "23")
         "vzeroupper"
         : [w] "+r"(weights), [x] "+r"(inputs), [d] "+r"(dots), [n] "+r"(steps)
-        : [y0] "r"(y[0]), [y1] "r"(y[1]), [y2] "r"(y[2]), [y3] "r"(y[3])
-        : "memory", "cc", "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
+        : [before] "r"(before), [y] "r"(y)
+        : "memory", "cc", "rax", "rcx", "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
           "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
           "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31");
 }
@@ -189,6 +194,7 @@ BITNET_KERNEL void gemm_finish_avx512vnni(void *y, ptrdiff_t rows, int32_t sum, 
 #undef GEMM_WIDEN
 #undef GEMM_ADD
 #undef GEMM_OUT
+#undef GEMM_FETCH
 #undef GEMM_CLEAR
 #undef GEMM_CLEAR_4
 

@@ -8,7 +8,8 @@
  *
  * so that two kinds of instructions, which run beside one another, share the work. Inputs are prepared for 4 tokens at a
  * time: the tables, and the inputs of groups 0 and 1. A sum of three inputs is at most 384 in magnitude, and a chunk of
- * GEMM_STEPS adds 80 of them: 30720 fits int16. */
+ * GEMM_STEPS adds 64 of them: 24576 fits int16. The tables of a chunk, 16 KiB, and the weights that pass by stay in a
+ * first-level cache of 32 KiB. */
 #ifndef BITNET_GEMM_KERNEL_H
 #define BITNET_GEMM_KERNEL_H
 
@@ -20,7 +21,7 @@ enum {
     GEMM_TOKENS = 4,
     GEMM_GROUPS = 5,
     GEMM_COLS = 20,
-    GEMM_STEPS = 20,              /* of a chunk, at most */
+    GEMM_STEPS = 16,              /* of a chunk, at most */
     GEMM_GROUP_BYTES = 64,        /* of a panel: 16 rows of 4 codes */
     GEMM_WEIGHT_BYTES = 768,      /* of a step of a block */
     GEMM_TABLE_BYTES = 1024,      /* of a step of 4 tokens */
@@ -37,9 +38,10 @@ typedef struct {
     void (*expand)(const uint8_t *groups, ptrdiff_t steps, uint8_t *weights);
     /* Prepares the inputs of 4 tokens, x + t * x_stride, for `steps` steps; adds to sums[t] those of groups 0 and 1. */
     void (*prepare)(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t steps, uint8_t *inputs, int32_t *sums);
-    /* Adds to y[t][r], for 64 rows and 4 tokens, what expanded weights and prepared inputs give:
-     * sum of code * x over groups 0 and 1, and of weight * x over the others. */
-    void (*multiply)(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps, int32_t *const *y);
+    /* Makes y[t][r], for 64 rows and 4 tokens, of before[t][r] and what expanded weights and prepared inputs give:
+     * sum of code * x over groups 0 and 1, and of weight * x over the others. `before` may be `y`. */
+    void (*multiply)(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps, int32_t *const *before,
+                     int32_t *const *y);
     /* Makes of int32 numbers y[r] in place: y[r] - sum, or as float32 (y[r] - sum) * (scales[r * step] * factor). */
     void (*finish)(void *y, ptrdiff_t rows, int32_t sum, const float *scales, ptrdiff_t step, float factor);
 } bitnet_gemm_kernel;

@@ -11,13 +11,13 @@
 
 static const bitnet_kernel I2_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni, i2_groups_avx512vnni},
-    {"avx2", CPU_AVX2, i2_panel_avx2, NULL},
+    {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni, i2_groups_avx512vnni, 24},
+    {"avx2", CPU_AVX2, i2_panel_avx2, NULL, 0},
 #elif BITNET_ARM
-    {"neondot", CPU_NEONDOT, i2_panel_neondot, NULL},
-    {"neon", CPU_NEON, i2_panel_neon, NULL},
+    {"neondot", CPU_NEONDOT, i2_panel_neondot, NULL, 0},
+    {"neon", CPU_NEON, i2_panel_neon, NULL, 0},
 #endif
-    {NULL, 0, NULL, NULL},
+    {NULL, 0, NULL, NULL, 0},
 };
 
 #endif

@@ -56,6 +56,7 @@ typedef struct {
     uint32_t needs;  /* the features it cannot do without */
     bitnet_panel panel;
     bitnet_groups groups; /* for products of many tokens (gemm_kernel.h), where those have a kernel; or NULL */
+    ptrdiff_t expands_from; /* so many tokens, from which on that pays (measured: bench/README.md) */
 } bitnet_kernel;
 
 #endif

@@ -4,35 +4,24 @@
  *     keys     (width, OPS_BLOCK): the numbers of 16 positions lie side by side, so scores need no sum over lanes
  *     values   (OPS_BLOCK, width)
  *
+ * OPS(tile), which the instruction set's header has, adds to acc[q][i] the products a[q][k] * b[k][i], for k from `from`
+ * on and below `to`, one after the other, each rounded once together with its sum (fused); b's rows are `row` bytes apart.
+ *
  * Of OPS_INT8 each is followed by OPS_BLOCK floats, the scales of the positions. Every score is summed over the width,
  * and every output over the positions, one after the other: how many queries or vectors go side by side changes no bit. */
-
-/* acc[q][v] += a[q][k] * (vector v of row k of b), for k from `from` on and below `to`. */
-BITNET_INLINE void OPS(tile)(const int dtype, const int bytes, const int queries, const int vectors,
-                             const float *const *a, ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
-                             f32x16 acc[OPS_QUERIES][OPS_TILE]) {
-    for (ptrdiff_t k = from; k < to; k++) {
-        f32x16 taken[OPS_TILE];
-        for (int v = 0; v < vectors; v++) OPS(take)(dtype, b + k * row, 16 * v, &taken[v]);
-        for (int q = 0; q < queries; q++)
-            for (int v = 0; v < vectors; v++) acc[q][v] += taken[v] * a[q][k];
-    }
-    (void)bytes;
-}
 
 /* Scores of 16 * vectors positions from the block's position `at` on. */
 BITNET_INLINE void OPS(scores)(const int dtype, const int bytes, const int queries, const int vectors,
                                const float *const *query, const char *keys, ptrdiff_t width, ptrdiff_t at, float scale,
                                float weights[OPS_QUERIES][OPS_BLOCK]) {
-    f32x16 acc[OPS_QUERIES][OPS_TILE] = {{{0}}}, half[OPS_QUERIES][OPS_TILE];
     /* In two halves: shorter sums are rounded less. */
-    OPS(tile)(dtype, bytes, queries, vectors, query, 0, width / 2, keys + at * bytes, OPS_BLOCK * bytes, acc);
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) half[q][v] = acc[q][v], acc[q][v] = (f32x16){0};
-    OPS(tile)(dtype, bytes, queries, vectors, query, width / 2, width, keys + at * bytes, OPS_BLOCK * bytes, acc);
+    float acc[2][OPS_QUERIES][16 * OPS_TILE] = {{{0}}};
+    for (int half = 0; half < 2; half++)
+        OPS(tile)(dtype, queries, vectors, query, half ? width / 2 : 0, half ? width : width / 2, keys + at * bytes,
+                  OPS_BLOCK * bytes, acc[half]);
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) {
-            f32x16 score = (half[q][v] + acc[q][v]) * scale;
+            f32x16 score = (*(f32x16 *)(acc[0][q] + 16 * v) + *(f32x16 *)(acc[1][q] + 16 * v)) * scale;
             if (dtype == OPS_INT8)
                 score *= *(const f32x16 *)((const float *)(keys + width * OPS_BLOCK) + at + 16 * v);
             *(f32x16 *)(weights[q] + at + 16 * v) = score;
@@ -65,7 +54,8 @@ BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t from, ptrdiff_t positi
     }
     for (ptrdiff_t j = 0; j < positions; j += 16) {
         const f32x16 score = *(f32x16 *)(weights + j);
-        const i32x16 is_in = lane < (i32x16){0} + (int32_t)(positions - j) & lane >= (i32x16){0} + (int32_t)(from - j);
+        const i32x16 is_before = lane < (i32x16){0} + (int32_t)(positions - j);
+        const i32x16 is_in = is_before & (lane >= (i32x16){0} + (int32_t)(from - j));
         const f32x16 kept = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
         OPS(raise)(&most, kept);
         *(f32x16 *)(weights + j) = kept;
@@ -87,15 +77,16 @@ BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t from, ptrdiff_t positi
 BITNET_INLINE void OPS(mix)(const int dtype, const int bytes, const int queries, const int vectors,
                             const float *const *weights, const char *values, ptrdiff_t width, ptrdiff_t at,
                             const ptrdiff_t *positions, ptrdiff_t common, const float *shrink, float *const *sum) {
-    f32x16 acc[OPS_QUERIES][OPS_TILE];
+    float acc[OPS_QUERIES][16 * OPS_TILE];
     for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) acc[q][v] = *(f32x16 *)(sum[q] + at + 16 * v) * shrink[q];
-    OPS(tile)(dtype, bytes, queries, vectors, weights, 0, common, values + at * bytes, width * bytes, acc);
+        for (int v = 0; v < vectors; v++)
+            *(f32x16 *)(acc[q] + 16 * v) = *(f32x16 *)(sum[q] + at + 16 * v) * shrink[q];
+    OPS(tile)(dtype, queries, vectors, weights, 0, common, values + at * bytes, width * bytes, acc);
     for (int q = 0; q < queries; q++) {
         /* Later tokens of a prompt see some positions more. */
-        OPS(tile)(dtype, bytes, 1, vectors, weights + q, common, positions[q], values + at * bytes, width * bytes,
-                  acc + q);
-        for (int v = 0; v < vectors; v++) *(f32x16 *)(sum[q] + at + 16 * v) = acc[q][v];
+        if (positions[q] > common)
+            OPS(tile)(dtype, 1, vectors, weights + q, common, positions[q], values + at * bytes, width * bytes, acc + q);
+        for (int v = 0; v < vectors; v++) *(f32x16 *)(sum[q] + at + 16 * v) = *(f32x16 *)(acc[q] + 16 * v);
     }
 }
 
@@ -129,7 +120,7 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
         for (int q = 0; q < queries; q++) {
             float total = sum[q][i] * shrink[q];
             for (ptrdiff_t j = 0; j < positions[q]; j++)
-                total += OPS(take_one)(dtype, values + j * width * bytes, i) * weights[q][j];
+                total = BITNET_FMA(OPS(take_one)(dtype, values + j * width * bytes, i), weights[q][j], total);
             sum[q][i] = total;
         }
 }

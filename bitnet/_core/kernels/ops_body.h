@@ -1,7 +1,7 @@
 /* The operations of ops_kernel.h, for the instruction set whose header includes this file: it defines OPS(name),
  * OPS_HALVES, OPS_BRAINS and OPS_BYTES, which take 16 float16, bfloat16 or int8 as floats, OPS_TO_HALVES, which rounds
- * 16 floats to float16, and OPS_TILE, how many vectors of a row of the cache go side by side. Not guarded: it is included
- * once for each. */
+ * 16 floats to float16, OPS_TILE, how many vectors of a row of the cache go side by side, and OPS(tile), which multiplies
+ * them (ops_attend.h). Not guarded: it is included once for each. */
 
 typedef float OPS(f32x16) BITNET_VECTOR;
 typedef int32_t OPS(i32x16) BITNET_VECTOR;

@@ -1,7 +1,8 @@
 /* Vector operations of a forward pass: the contract of their kernels.
  *
  * They are written once, in ops_body.h, on vectors of 16 floats, and compiled for each instruction set. Sums have 16
- * fixed lanes and products are not fused with additions, so the bits are the same on every instruction set. */
+ * fixed lanes, and products are fused with additions in attention, everywhere, and nowhere else, so the bits are the same
+ * on every instruction set. */
 #ifndef BITNET_OPS_KERNEL_H
 #define BITNET_OPS_KERNEL_H
 

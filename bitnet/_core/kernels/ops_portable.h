@@ -18,6 +18,25 @@
     for (int k = 0; k < 16; k++) (to)[k] = ops_float_to_half((from)[k])
 #define OPS_TILE 1
 
+BITNET_INLINE void ops_tile_portable(const int dtype, const int queries, const int vectors, const float *const *a,
+                                     ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
+                                     float acc[OPS_QUERIES][16 * OPS_TILE]) {
+    float taken[16];
+    for (ptrdiff_t k = from; k < to; k++) {
+        const char *at = b + k * row;
+        if (dtype == OPS_FLOAT32) {
+            memcpy(taken, at, 64);
+        } else if (dtype == OPS_FLOAT16) {
+            OPS_HALVES((const uint16_t *)at, &taken);
+        } else {
+            OPS_BYTES((const int8_t *)at, &taken);
+        }
+        for (int q = 0; q < queries; q++)
+            for (int i = 0; i < 16; i++) acc[q][i] = BITNET_FMA(taken[i], a[q][k], acc[q][i]);
+    }
+    (void)vectors;
+}
+
 #include "ops_body.h"
 
 #endif

@@ -11,13 +11,13 @@
 
 static const bitnet_kernel T5_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_groups_avx512vbmi},
-    {"avx2", CPU_AVX2, t5_panel_avx2, NULL},
+    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_groups_avx512vbmi, 16},
+    {"avx2", CPU_AVX2, t5_panel_avx2, NULL, 0},
 #elif BITNET_ARM
-    {"neondot", CPU_NEONDOT, t5_panel_neondot, NULL},
-    {"neon", CPU_NEON, t5_panel_neon, NULL},
+    {"neondot", CPU_NEONDOT, t5_panel_neondot, NULL, 0},
+    {"neon", CPU_NEON, t5_panel_neon, NULL, 0},
 #endif
-    {NULL, 0, NULL, NULL},
+    {NULL, 0, NULL, NULL, 0},
 };
 
 #endif

@@ -98,6 +98,8 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #define BITNET_INFINITY __builtin_inff()
 #define BITNET_ABS(x) __builtin_fabsf(x)
 #define BITNET_ERF(x) __builtin_erff(x)
+/* a * b + c, rounded once. */
+#define BITNET_FMA(a, b, c) __builtin_fmaf(a, b, c)
 /* A type of 16 numbers of 4 bytes, wherever in memory. */
 #define BITNET_VECTOR __attribute__((vector_size(64), aligned(4), may_alias))
 /* Integers of a vector as floats, of a vector type. */

@@ -21,6 +21,7 @@ cdef extern from "kernels/kernel.h":
         uint32_t needs
         bitnet_panel panel
         bitnet_groups groups
+        Py_ssize_t expands_from
 
 ctypedef struct Packing:
     const char *name

@@ -1,0 +1,29 @@
+from typing import SupportsIndex, final
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet._core.blocks import Block
+
+@final
+class PageTable:
+    count: int
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]: ...
+    def append(self, page: Block) -> None: ...
+    def truncate(self, count: int) -> None: ...
+
+@final
+class Batch:
+    max_tokens: int
+    vocab_size: int
+    tokens: int
+    outputs: int
+    sequences: int
+    def __init__(self, max_tokens: SupportsIndex, vocab_size: SupportsIndex) -> None: ...
+    def clear(self) -> None: ...
+    def add(self, pages: PageTable, position: int, ids: npt.NDArray[np.int32], outputs: int) -> None: ...
+    def add_token(self, pages: PageTable, position: int, id: int) -> None: ...
+    @property
+    def logits(self) -> npt.NDArray[np.float32]: ...
+    def best(self, output: int) -> int: ...

@@ -1,0 +1,210 @@
+"""What a scheduler runs: the state of one generation, or of one text whose logits are wanted.
+
+A request knows its tokens and what is to be done with logits; a scheduler gives it pages and turns. `take` is called by
+the thread that drives the scheduler, and nothing of a request is changed by another one but flags and `read`.
+"""
+
+import time
+from collections import deque
+
+import numpy as np
+
+from bitnet.completion import Completion, Piece
+from bitnet.errors import InferenceError
+from bitnet.sampling import Sampler, StopStrings
+
+__all__ = ["MAX_UNREAD", "Generation", "Inbox", "Reading", "Request"]
+
+MAX_UNREAD = 64  # pieces that wait for a consumer; then others go first
+
+
+class Inbox:
+    """Where what comes of the requests of one consumer arrives.
+
+    Parameters
+    ----------
+    wants_pieces : bool
+        Or else only ends are news.
+
+    Attributes
+    ----------
+    pieces : deque of Piece
+    requests : set
+        Those that have not ended.
+    until : int
+        That so many have not is news.
+    waiter : object or None
+        What to release when something comes, while the consumer sleeps.
+    """
+
+    __slots__ = ("pieces", "requests", "until", "waiter", "wants_pieces")
+
+    def __init__(self, wants_pieces=True):
+        self.wants_pieces, self.pieces, self.requests = wants_pieces, deque(), set()
+        self.until, self.waiter = 0, None
+
+    def has_news(self):
+        return self.pieces or len(self.requests) <= self.until
+
+    def deadline(self):
+        """When the first of the requests runs out of time; None for never."""
+        waiting = [one for one in list(self.requests) if one.deadline is not None and not one.is_late]
+        return min((one.deadline for one in waiting), default=None)
+
+
+class Request:
+    """What a scheduler sees of a request.
+
+    Attributes
+    ----------
+    ids : ndarray of int32
+        Its tokens, and room for more.
+    count : int
+        How many are known.
+    all_logits : bool
+        Whether those of every token are wanted, and not of the last known one only.
+    sequence : Sequence or None
+        Its keys and values, while it runs.
+    """
+
+    shares = True  # texts that begin alike
+    all_logits = False
+
+    def __init__(self, ids, count, inbox, priority=0, deadline=None):
+        self.ids, self.count, self.inbox = ids, count, inbox
+        self.priority, self.deadline = priority, deadline
+        self.sequence, self.number = None, -1
+        self.has_ended = self.is_cancelled = self.is_late = self.is_stalled = False
+        self.error = None  # with which a cancel ends it
+        self.put = self.read = 0
+
+    @property
+    def unread(self):
+        return self.put - self.read
+
+    @property
+    def left(self):
+        """Known tokens that are not computed."""
+        return self.count - self.sequence.length
+
+    def order(self):
+        """By which requests are compared: the higher priority first, then who came first."""
+        return -self.priority, self.number
+
+    def paused(self):
+        """It gave its pages back; all will be computed anew."""
+
+
+class Reading(Request):
+    """A text whose logits are wanted.
+
+    Attributes
+    ----------
+    logits : ndarray of float32, shape (tokens, vocab_size), or (vocab_size,) of the last
+    """
+
+    def __init__(self, ids, program, last_only, inbox):
+        super().__init__(ids, len(ids), inbox)
+        self._head = program.names[-1]
+        self.all_logits, self.shares = not last_only, last_only
+        self.logits = np.empty((1 if last_only else len(ids), program.vocab_size), np.float32)
+        self._done, self._last_only = 0, last_only
+
+    def take(self, batch, first, count):
+        self.logits[self._done : self._done + count] = batch.logits[first : first + count]
+        self._done += count
+        if min(map(batch.best, range(first, first + count))) < 0:
+            raise InferenceError.not_finite(self._head)
+        if self._done == len(self.logits):
+            self.end(None)
+
+    def paused(self):
+        self._done = 0
+
+    def end(self, reason, error=None):
+        self.error, self.has_ended = error, True
+        if self._last_only:
+            self.logits = self.logits[0]
+
+
+class Generation(Request):
+    """A prompt and what is to follow.
+
+    Parameters
+    ----------
+    model : Model
+    ids : ndarray of int32
+        The prompt.
+    config : GenerationConfig
+    inbox : Inbox
+    number : int
+        Which completion of a list it is.
+    context : int
+        The most tokens, prompt included.
+    """
+
+    def __init__(self, model, ids, config, inbox, context, *, number=0, priority=0, timeout=None, processor=None):
+        self.started = time.perf_counter()
+        most = min(context, len(ids) + config.max_new_tokens)
+        room = np.empty(most + 1, np.int32)
+        room[: len(ids)] = ids
+        super().__init__(room, len(ids), inbox, priority, None if timeout is None else self.started + timeout)
+        self.config, self.completion_number, self._most = config, number, most
+        self.sampler = Sampler(config, model.program.vocab_size)
+        self.completion = Completion(prompt_tokens=len(ids), seed=self.sampler.seed if config.do_sample else None)
+        self._decoder = model.tokenizer.stream_decoder() if model.tokenizer else None
+        self._stop = StopStrings(config.stop_strings) if config.stop_strings else None
+        ends = model.eos_token_ids if config.eos_token_id is None else config.eos_token_id
+        self._ends = frozenset(ends)
+        self._few = config.min_new_tokens
+        self._processor, self._head = processor, model.program.names[-1]
+        self._is_plain = not (config.do_sample or config.repetition_penalty != 1.0 or self._few or processor)
+
+    def take(self, batch, output, count):
+        """Choose the next token by the logits of an output of a batch."""
+        if self._is_plain:
+            token = batch.best(output)
+            if token < 0:
+                raise InferenceError.not_finite(self._head)
+        else:
+            few = len(self.completion.tokens) < self._few
+            token = self.sampler.choose(batch, output, self.ids, self.count, self._ends if few else (), self._processor)
+        done, now = self.completion, time.perf_counter() - self.started
+        if not done.prompt_s:
+            done.first_token_s = done.prompt_s = now
+            done.cached_tokens = self.sequence.shared
+        done.generate_s = now - done.prompt_s
+        if token in self._ends:
+            self.end("eos")
+            return
+        self.ids[self.count] = token
+        self.count += 1
+        done.tokens.append(token)
+        text, is_stopped = "", False
+        if self._decoder is not None:
+            text = self._decoder.put(token)
+            if self._stop is not None:
+                text, is_stopped = self._stop.put(text)
+            done.text += text
+        if self.inbox.wants_pieces:
+            self.put += 1
+            self.inbox.pieces.append(Piece(text, token, None, None, self.completion_number))
+        if is_stopped:
+            self.end("stop")
+        elif self.count >= self._most:
+            self.end("length")
+
+    def end(self, reason, error=None):
+        done = self.completion
+        done.finish_reason, done.error = reason, error
+        if self._decoder is not None and reason in ("length", "eos"):
+            text = self._decoder.flush()
+            if self._stop is not None:
+                text, is_stopped = self._stop.put(text)
+                text += "" if is_stopped else self._stop.flush()
+                done.finish_reason = "stop" if is_stopped else reason
+            done.text += text
+            if text and self.inbox.wants_pieces:
+                self.put += 1
+                self.inbox.pieces.append(Piece(text, None, None, None, self.completion_number))
+        self.has_ended, self.error = True, error

@@ -1,0 +1,476 @@
+"""Continuous batching: which tokens of which requests make the next step.
+
+There is no thread of its own. A consumer that waits for a token and finds nobody driving drives: it makes steps for all
+requests until there is something for itself. Others wait meanwhile, and one of them goes on when it leaves. So one
+stream alone costs no change of threads.
+
+Only the driver touches requests, pages and lists. Everybody else leaves word, in flags and in the queue of arrivals,
+and raises `_is_changed`. Nothing here is locked but the driver's seat and the entrance.
+"""
+
+import contextlib
+import heapq
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+
+from bitnet._core.batch import Batch
+from bitnet._core.program import PAGE_TOKENS, Execution
+from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
+from bitnet.kv_cache import KVCache, Sequence
+from bitnet.request import MAX_UNREAD, Request
+
+__all__ = ["Scheduler", "Turn"]
+
+MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
+
+
+class Turn:
+    """A lock that those who wait get in the order in which they came. A context manager.
+
+    An ordinary lock would go to the one who gives it back and asks again, as long as it does.
+    """
+
+    def __init__(self):
+        self.renew()
+
+    def renew(self):
+        """Begin in a child process, where nobody waits."""
+        self._guard, self._is_taken, self._waiting = threading.Lock(), False, deque()
+
+    def __enter__(self):
+        with self._guard:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        try:
+            mine.acquire()
+        except BaseException:
+            with self._guard:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+                    raise
+            self.__exit__()  # it had been given to us
+            raise
+
+    def __exit__(self, *_):
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._is_taken = False
+
+
+class Scheduler:
+    """The requests of one model on one engine. Threads may share it.
+
+    Parameters
+    ----------
+    model : Model
+        It is not kept.
+    config : EngineConfig
+    turn : Turn
+        Of the engine: its models run one after the other.
+    """
+
+    def __init__(self, model, config, turn):
+        program = model.program
+        self._config, self._turn = config, turn
+        self._where = {"model": model.path, "num_threads": config.num_threads}
+        self._max_tokens = min(config.max_batch_tokens, max(program.context, config.max_batch_size))
+        self.execution = Execution(program, self._max_tokens)
+        self._batch = Batch(self._max_tokens, program.vocab_size)
+        limit = None if config.max_kv_tokens is None else config.max_kv_tokens // PAGE_TOKENS
+        self.context = program.context if limit is None else min(program.context, limit * PAGE_TOKENS)
+        keep = -(-program.context // PAGE_TOKENS)
+        self.cache = KVCache(program.page_bytes, limit, keep, config.prefix_cache)
+        self._numbers = itertools.count()
+        self._entrance = threading.Lock()  # so that no more arrive than may wait
+        self._is_closed = False
+        self.pauses = 0  # how often a request gave its pages back for others
+        self._begin()
+        _schedulers.add(self)
+
+    def _begin(self):
+        self._driving = threading.Lock()
+        self._followers = {}  # what to release, and the inbox of who waits for it
+        self._arrivals, self._waiting = deque(), []  # by priority, then by time
+        self._running = []  # all that have pages
+        self._decoding, self._reading = [], []  # of these, who takes part in the next step
+        self._parts = []  # who has how many tokens and outputs in the batch
+        self._short = None  # who asks for pages
+        self._is_short = False  # somebody paused, and nobody has ended since
+        self._deadline = None  # the first of all
+        self._is_changed = False
+
+    @property
+    def max_batch_size(self):
+        return self._config.max_batch_size
+
+    # ---- for everybody
+
+    def submit(self, request):
+        """Let a request wait for its turn.
+
+        Raises
+        ------
+        InferenceError
+            If the engine is closed; a `QueueFullError` if too many wait.
+        """
+        with self._entrance:
+            if self._is_closed:
+                raise InferenceError.closed()
+            waiting = len(self._waiting) + len(self._arrivals)
+            if waiting >= self._config.max_queue:
+                raise QueueFullError.waiting(waiting)
+            request.number = next(self._numbers)
+            request.inbox.requests.add(request)
+            self._arrivals.append(request)
+        self.changed()
+
+    def changed(self):
+        """Make the driver look at the requests again."""
+        self._is_changed = True
+        if self._followers and not self._driving.locked():
+            self._pass_on()
+
+    def cancel(self, requests, error=None):
+        """End requests, before the operation after the present one where a step is theirs for the most part."""
+        tokens = 0
+        for request in requests:
+            if not request.has_ended and not request.is_cancelled:
+                request.error, request.is_cancelled = error, True
+                tokens += sum(count for one, count, _ in self._parts if one is request)
+        self._is_changed = True
+        if 2 * tokens > self._batch.tokens:
+            self.execution.cancel()
+        self.tidy()
+
+    def cancel_all(self, error):
+        """End all requests with an error."""
+        self.cancel([*self._running, *self._waiting_requests()], error)
+
+    def _waiting_requests(self):
+        return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
+
+    def tidy(self):
+        """Give back what ended requests have, if nobody drives, who would do it."""
+        if self._driving.acquire(blocking=False):
+            try:
+                self._arrange()
+            finally:
+                self._leave()
+
+    def close(self, error):
+        with self._entrance:
+            self._is_closed = True
+        self.cancel_all(error)
+        with self._driving:
+            self._arrange()
+            self.cache.forget()
+
+    def drive(self, inbox):
+        """Return when there is something in an inbox, or all its requests have ended."""
+        while not inbox.has_news():
+            if self._driving.acquire(blocking=False):
+                is_idle = False
+                try:
+                    while not inbox.has_news() and not is_idle:
+                        is_idle = not self._step()
+                finally:
+                    self._leave(is_idle)
+                if not is_idle:
+                    return
+            self._follow(inbox)
+
+    def _leave(self, is_idle=False):
+        self._driving.release()
+        # If there is nothing to do, the next one would only wake the one after it.
+        if self._followers and (self._is_changed or not is_idle):
+            self._pass_on()
+
+    def _pass_on(self):
+        """Wake one who waits: nobody drives."""
+        for waiter, inbox in list(self._followers.items()):
+            if not inbox.has_news() and self._wake(waiter):
+                return
+
+    def _wake(self, waiter):
+        # Several may want to; the one who takes it out of the dictionary does.
+        if self._followers.pop(waiter, None) is None:
+            return False
+        waiter.release()
+        return True
+
+    def _follow(self, inbox):
+        """Sleep until there is something, or nobody drives and there is something to do."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._followers[waiter] = inbox
+        inbox.waiter = waiter
+        try:
+            # Whoever leaves or changes something after this looks at the followers.
+            if inbox.has_news() or (self._is_changed and not self._driving.locked()):
+                return
+            deadline = inbox.deadline()
+            timeout = -1 if deadline is None else min(max(deadline - time.perf_counter(), 0), threading.TIMEOUT_MAX)
+            if not waiter.acquire(timeout=timeout):
+                self._expire(list(inbox.requests))
+        except BaseException:
+            if self._followers.pop(waiter, None) is None and not self._driving.locked():
+                self._pass_on()  # it was this one that was to drive
+            raise
+        finally:
+            inbox.waiter = None
+            self._followers.pop(waiter, None)
+
+    def _expire(self, requests):
+        now = time.perf_counter()
+        for request in requests:
+            if request.deadline is not None and request.deadline <= now:
+                request.is_late = self._is_changed = True
+
+    # ---- for the driver
+
+    def _step(self):
+        """Run a batch; False where there is nothing to do."""
+        self.execution.forget_cancel()  # whoever cancels has raised `_is_changed` before
+        if self._is_changed:
+            self._arrange()
+        if self._deadline is not None and time.perf_counter() >= self._deadline:
+            self._expire(self._running + self._waiting_requests())
+            return True
+        if not self._decoding and not self._reading:
+            return self._is_changed
+        if not self._gather():
+            return True
+        try:
+            with self._turn:
+                self.execution.step(self._batch, self._config.num_threads)
+        except BitNetError as error:
+            if not self._is_changed or not any(one.is_cancelled for one, _, _ in self._parts):
+                self._run_one_by_one(error)
+            return True
+        self._deliver(self._parts)
+        return True
+
+    def _arrange(self):
+        """Let requests in and out, and see who has how much to do."""
+        self._is_changed = False
+        while self._arrivals:
+            request = self._arrivals[0]
+            heapq.heappush(self._waiting, (*request.order(), request))
+            self._arrivals.popleft()
+        for request in [*self._running, *(entry[-1] for entry in self._waiting)]:
+            if not request.has_ended and (request.is_cancelled or request.is_late):
+                reason = "cancelled" if request.is_cancelled else "timeout"
+                self._end(request, reason, request.error)
+        if any(entry[-1].has_ended for entry in self._waiting):
+            self._waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
+            heapq.heapify(self._waiting)
+        running, active = [], []
+        for request in self._running:
+            if not request.has_ended:
+                running.append(request)
+                request.is_stalled = request.unread >= MAX_UNREAD
+                if not request.is_stalled:
+                    active.append(request)
+        stalled = []
+        while self._waiting and len(active) < self._config.max_batch_size:
+            request = self._waiting[0][-1]
+            if active and (self._is_short or self.cache.available < -(-request.count // PAGE_TOKENS) + 1):
+                break  # those that run will end
+            entry = heapq.heappop(self._waiting)
+            request.is_stalled = request.unread >= MAX_UNREAD
+            if request.is_stalled:
+                stalled.append(entry)
+                continue
+            request.sequence = Sequence(self.cache)
+            running.append(request)
+            active.append(request)
+        for request in running:
+            if request.sequence.length >= request.count:  # its last token was computed, and something came between
+                request.sequence.rewind(request.count - 1)
+        for entry in stalled:
+            heapq.heappush(self._waiting, entry)
+        self._running = running
+        self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
+        decoding = set(self._decoding)
+        self._reading = [one for one in active if one not in decoding]
+        self._parts = []
+        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
+        self._deadline = min(deadlines, default=None)
+
+    def _gather(self):
+        """Fill the batch; False where pages are missing, for which somebody had to pause."""
+        batch, decoding = self._batch, self._decoding
+        batch.clear()
+        if len(decoding) > self._max_tokens:
+            decoding = decoding[: self._max_tokens]
+            self._decoding, self._parts = [*self._decoding[self._max_tokens :], *decoding], []
+        try:
+            for request in decoding:
+                sequence = request.sequence
+                length = sequence.length
+                if length >= sequence.room or sequence.may_write_shared:
+                    self._short = request
+                    sequence.reserve(length + 1)
+                batch.add_token(sequence.pages, length, request.ids[length])
+            if self._reading:
+                self._parts = [(request, 1, 1) for request in decoding]
+                self._gather_prompts(decoding)
+            elif len(self._parts) != len(decoding):  # empty where requests have changed, else as before
+                self._parts = [(request, 1, 1) for request in decoding]
+        except MemoryError as error:
+            self._make_room(self._short, error)
+            return False
+        return True
+
+    def _gather_prompts(self, decoding):
+        """Add the next tokens of prompts: half of the room is the oldest one's, then come the shortest."""
+        room = self._max_tokens - len(decoding)
+        room = min(room, self._config.prefill_chunk) if decoding else room
+        waiting = sorted(self._reading, key=lambda one: (-one.priority, one.left, one.number))
+        oldest = min(waiting, key=Request.order)
+        plan = [(oldest, room - room // 2), *((one, room) for one in waiting)]
+        counts, logits, later = {}, MAX_LOGITS, []
+        for request, most in plan:
+            if request not in counts:
+                self._short = request
+                if request.shares and request.sequence.find(request.ids[: request.count]):
+                    later.append(request)
+                    continue
+                counts[request] = 0
+            more = min(request.left - counts[request], most, room, logits if request.all_logits else room)
+            counts[request] += more
+            room -= more
+            logits -= more if request.all_logits else 0
+        if not any(counts.values()) and not decoding:  # all wait for a page that another one is computing
+            counts[later[0]] = min(later[0].left, room)
+        for request, count in counts.items():
+            if count:
+                sequence = request.sequence
+                at = sequence.length
+                self._short = request
+                sequence.reserve(at + count)
+                outputs = count if request.all_logits else int(count == request.left)
+                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
+                self._parts.append((request, count, outputs))
+
+    def _make_room(self, request, error):
+        """Have the youngest request pause: it gives its pages back, and begins anew when there are some."""
+        others = [one for one in self._running if one.sequence.room and not one.has_ended]
+        if not others or (len(others) == 1 and others[0] is request):
+            self._end(request, "error", error)  # it is alone, and there is too little for it
+        else:
+            victim = max(others, key=lambda one: (one.is_stalled, one.order()))
+            victim.sequence.close(victim.ids)
+            victim.sequence = None
+            victim.paused()
+            self.pauses += 1
+            self._is_short = True
+            self._running.remove(victim)
+            heapq.heappush(self._waiting, (*victim.order(), victim))
+        self._is_changed = True
+
+    def _run_one_by_one(self, error):
+        """Find whose fault an error is: nobody else's request is to end."""
+        parts = self._parts
+        if len(parts) == 1:
+            self._end(parts[0][0], "error", error)
+            return
+        for part in parts:
+            request, count, outputs = part
+            sequence = request.sequence
+            self._batch.clear()
+            at = sequence.length
+            self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
+            self._parts = [part]
+            try:
+                with self._turn:
+                    self.execution.step(self._batch, self._config.num_threads)
+            except BitNetError as its:
+                if not self._is_changed:
+                    self._run_one_by_one(its)
+            else:
+                self._deliver(self._parts)
+        self._is_changed = True
+
+    def _deliver(self, parts):
+        """Give the logits to those who wait for them."""
+        batch, output = self._batch, 0
+        for request, count, outputs in parts:
+            sequence = request.sequence
+            length = sequence.length = sequence.length + count
+            if length % PAGE_TOKENS < count:
+                sequence.remember(request.ids)
+            if outputs:
+                try:
+                    request.take(batch, output, outputs)
+                except Exception as error:  # of a processor of logits, or for want of a finite number
+                    if not request.has_ended:
+                        self._end(request, "error", error)
+                output += outputs
+                if request.has_ended:
+                    if request.sequence is not None:
+                        self._end(request)
+                elif request.put - request.read >= MAX_UNREAD:
+                    self._is_changed = True
+                waiter = request.inbox.waiter
+                if waiter is not None and request.inbox.has_news():
+                    self._wake(waiter)
+        if self._reading:
+            self._is_changed = True
+
+    def _end(self, request, reason=None, error=None):
+        """End a request, or take back what an ended one has."""
+        if not request.has_ended:
+            if isinstance(error, BitNetError) and reason == "error":
+                with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
+                    raise error
+            request.end(reason, error)
+        if request.sequence is not None:
+            request.sequence.close(None if error is not None else request.ids)
+            request.sequence = None
+        self._is_changed, self._is_short = True, False
+        inbox = request.inbox
+        inbox.requests.discard(request)
+        if inbox.waiter is not None and inbox.has_news():
+            self._wake(inbox.waiter)
+
+    # ---- after a fork
+
+    def renew(self):
+        """Begin in a child process: other threads are not there, and what they held stays locked."""
+        was_driven, requests = self._driving.locked(), [*self._running, *self._waiting_requests()]
+        arrivals, waiting, running = self._arrivals, self._waiting, self._running
+        self._entrance = threading.Lock()
+        self._turn.renew()
+        self._begin()
+        self._is_changed = True
+        if not was_driven:
+            self._arrivals, self._waiting, self._running = arrivals, waiting, running
+            return
+        cache = self.cache
+        self.cache = KVCache(cache.page_bytes, cache.limit, cache.keep, cache.shares)
+        for request in requests:
+            request.sequence = None
+            if not request.has_ended:
+                self._end(request, "error", InferenceError.forked())
+
+
+_schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+def _after_fork_in_child():
+    for scheduler in list(_schedulers):
+        scheduler.renew()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
