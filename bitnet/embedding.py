@@ -95,9 +95,9 @@ def embedded(
     ndarray of float32, shape (texts, hidden_size)
     """
     given = None if isinstance(texts, str) else list(texts)
-    if given is None or not all(isinstance(one, str) for one in given):
-        raise ConfigurationError.value("embed", "texts", texts, "a list of texts")
-    ids = [model.encode(prompt + text) for text in given]
+    if given is None or not all(isinstance(one, str | list | tuple | np.ndarray) for one in given):
+        raise ConfigurationError.value("embed", "texts", texts, "a list of texts, or of lists of tokens")
+    ids = [model.encode(prompt + text if isinstance(text, str) else text) for text in given]
     if not all(map(len, ids)):
         raise InferenceError.empty_prompt()
     rows, cancels = [np.zeros((0, model.config.hidden_size), np.float32)], engine._cancels

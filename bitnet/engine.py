@@ -19,7 +19,7 @@ from bitnet.generation import complete_all, read_all
 from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
-from bitnet.request import Generation, Inbox, Reading
+from bitnet.request import Activity, Generation, Inbox, Reading
 from bitnet.scheduler import Scheduler, Turn
 from bitnet.stream import Stream
 from bitnet.texts import TextMethods
@@ -96,6 +96,20 @@ class InferenceEngine(TextMethods):
         """
         self._check_open()
         return memory_report()
+
+    def activity(self, model: Model) -> Activity:
+        """Say what requests there are, and what they have.
+
+        Parameters
+        ----------
+        model : Model
+
+        Returns
+        -------
+        Activity
+        """
+        found: Activity = self._scheduler(model).activity()
+        return found
 
     def load_model(self, path: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Model:
         """Load a checkpoint.

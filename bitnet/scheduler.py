@@ -21,7 +21,7 @@ from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
 from bitnet.kv_cache import KVCache, Sequence
-from bitnet.request import MAX_UNREAD, Request
+from bitnet.request import MAX_UNREAD, Activity, Request
 
 __all__ = ["Scheduler", "Turn"]
 
@@ -94,6 +94,7 @@ class Scheduler:
         self._entrance = threading.Lock()  # so that no more arrive than may wait
         self._is_closed = False
         self.pauses = 0  # how often a request gave its pages back for others
+        self.steps = self.step_tokens = 0
         self._begin()
         _schedulers.add(self)
 
@@ -114,6 +115,12 @@ class Scheduler:
         return self._config.max_batch_size
 
     # ---- for everybody
+
+    def activity(self):
+        """Say what is going on, from any thread."""
+        waiting, running = (sum(not one.has_ended for one in requests)
+                            for requests in (self._waiting_requests(), list(self._running)))  # fmt: skip
+        return Activity(waiting, running, self.cache.pages, self.cache.used, self.pauses, self.steps, self.step_tokens)
 
     def submit(self, request):
         """Let a request wait for its turn.
@@ -257,6 +264,7 @@ class Scheduler:
             if not self._is_changed or not any(one.is_cancelled for one, _, _ in self._parts):
                 self._run_one_by_one(error)
             return True
+        self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
         self._deliver(self._parts)
         return True
 

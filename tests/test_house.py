@@ -103,9 +103,9 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config chat formats* _core.*",
-    "cli*": "bitnet machine tuning memory errors train cli*",
+    "cli*": "bitnet machine tuning memory errors server train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
-    "server*": "bitnet machine memory errors server*",
+    "server*": "bitnet _checks chat errors server*",
     "examples*": "bitnet machine memory errors train",
 }  # fmt: skip
 
