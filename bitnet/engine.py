@@ -170,6 +170,7 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
+        grammar: Any = None,
         on_piece: OnPiece | None = None,
     ) -> Any:
         """Go on from a prompt, or from many together.
@@ -180,7 +181,7 @@ class InferenceEngine(TextMethods):
         prompt : str or sequence of int, or list of (str or sequence of int)
         config : GenerationConfig, optional
             By default the model's own, `Model.generation_config`. Or one for each prompt of a list.
-        priority, timeout, logits_processor
+        priority, timeout, logits_processor, grammar
             As of `stream`.
         on_piece : callable, optional
             Called with each `Piece`, in this thread, as it comes; ``piece.number`` says of which prompt. What it raises
@@ -190,7 +191,8 @@ class InferenceEngine(TextMethods):
         -------
         Completion or list of Completion
             A list for a list, in its order. Of these each is the one that its prompt would have alone; what fails says
-            so in ``error``, and the others go on.
+            so in ``error``, and the others go on. With ``num_return_sequences`` above 1 a list, too, which has so many
+            for each prompt, one after the other.
 
         Raises
         ------
@@ -203,11 +205,15 @@ class InferenceEngine(TextMethods):
         if len(configs) != len(prompts):
             raise ConfigurationError.conflict("generate", f"{len(prompts)} prompts have {len(configs)} configurations")
         scheduler = self._scheduler(model)
-        options = {"priority": priority, "timeout": timeout, "processor": logits_processor}
+        configs = [one or model.generation_config for one in configs]
+        asked = [(i, sample) for i, one in enumerate(configs) for sample in range(one.num_return_sequences)]
+        is_one = is_one and len(asked) == 1
+        options = {"priority": priority, "timeout": timeout, "processor": logits_processor, "grammar": grammar}
         makers = [
-            lambda inbox, i=i: self._generation(scheduler, model, prompts[i], configs[i], inbox, number=i, **options)
-            for i in range(len(prompts))
-        ]
+            lambda inbox, number=number, i=i, sample=sample: self._generation(
+                scheduler, model, prompts[i], configs[i], inbox, number=number, sample=sample, **options)
+            for number, (i, sample) in enumerate(asked)
+        ]  # fmt: skip
         found = complete_all(scheduler, makers, on_piece)
         if not is_one:
             return found
@@ -225,6 +231,7 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
+        grammar: Any = None,
         on_piece: OnPiece | None = None,
     ) -> Stream:
         """Go on from a prompt, piece by piece.
@@ -243,6 +250,8 @@ class InferenceEngine(TextMethods):
             Called as ``logits_processor(ids, logits)`` before each token is chosen, with the tokens so far (int32) and
             float32 logits of the vocabulary, which it changes, or returns others. It is called in whichever thread is
             running the batch: it must not use the engine. What it raises ends this request alone.
+        grammar : Grammar, optional
+            What the answer has to be; it ends when it is complete.
         on_piece : callable, optional
             Called with each `Piece` before the iterator gives it. What it raises ends the stream.
 
@@ -257,15 +266,18 @@ class InferenceEngine(TextMethods):
         InferenceError
             If the prompt is empty or too long; a `QueueFullError` if too many requests wait.
         """
-        scheduler = self._scheduler(model)
+        scheduler, config = self._scheduler(model), config or model.generation_config
+        if config.num_return_sequences > 1:
+            raise ConfigurationError.conflict("stream", "a stream is one answer; num_return_sequences is "
+                                              f"{config.num_return_sequences}")  # fmt: skip
         request = self._generation(scheduler, model, prompt, config, Inbox(), priority=priority, timeout=timeout,
-                                   processor=logits_processor)  # fmt: skip
+                                   processor=logits_processor, grammar=grammar)  # fmt: skip
         scheduler.submit(request)
         return Stream(scheduler, request, on_piece)
 
     def _generation(self, scheduler, model, prompt, config, inbox, **options):
         ids = self._ids(model, prompt, scheduler.context)
-        return Generation(model, ids, config or model.generation_config, inbox, scheduler.context, **options)
+        return Generation(model, ids, config, inbox, scheduler.context, **options)
 
     def _ids(self, model, prompt, context=None):
         """The tokens of a prompt, if it has some and they fit."""

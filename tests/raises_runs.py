@@ -14,7 +14,8 @@ from bitnet._core import ops
 from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows
 from bitnet._core.program import PAGE_TOKENS
-from bitnet.config import EngineConfig
+from bitnet._core.sampling import History
+from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.engine import InferenceEngine
 from bitnet.formats import open_checkpoint
 from bitnet.kv_cache import KVCache, Sequence
@@ -88,6 +89,7 @@ def loaded():
     return load_model(CHECKPOINT, EngineConfig(num_threads=1))
 
 
+FEW = GenerationConfig(max_new_tokens=3)
 ONES = np.ones((2, 4), np.float32)
 
 
@@ -223,6 +225,9 @@ ROWS = [
     ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
      "generate: 2 prompts have 0 configurations"),
+    ("engine.py", "ConfigurationError.conflict",
+     lambda: engine().stream(loaded(), [1], GenerationConfig(do_sample=True, num_return_sequences=2)),
+     "stream: a stream is one answer; num_return_sequences is 2"),
     ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
     ("scheduler.py", "QueueFullError.waiting", full_queue,
      "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),
@@ -230,6 +235,16 @@ ROWS = [
      "all 1 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
     ("request.py", "InferenceError.not_finite", lambda: engine().generate(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("request.py", "InferenceError.not_finite",
+     lambda: engine().generate(of_nan(), [1], GenerationConfig(repetition_penalty=1.1)),
+     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/sampling.pyx", "InferenceError.token", lambda: History(4).add(np.array([3, 4], np.int32), False),
+     "token 4 at position 1 is not in the vocabulary of 4"),
+    ("_core/sampling.pyx", "ShapeError.mismatch", lambda: History(5).penalize(ONES[0], 1, 1, 1),
+     "logits has shape (4,); it must be (5,)"),
+    ("sampling.py", "ConfigurationError.conflict",
+     lambda: engine().generate(loaded(), [1], FEW, logits_processor=lambda ids, logits: logits - np.inf),
+     "GenerationConfig: all 512 tokens are forbidden"),
     ("request.py", "InferenceError.not_finite", lambda: engine().infer(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
     ("config.py", "self._conflict", lambda: EngineConfig(max_batch_size=9, max_batch_tokens=8),
