@@ -21,7 +21,7 @@ from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.request import Generation, Inbox, Reading
 from bitnet.scheduler import Scheduler, Turn
-from bitnet.stream import Stream
+from bitnet.stream import Stream, for_streamer
 from bitnet.texts import TextMethods
 
 __all__ = ["Completion", "InferenceEngine", "Piece", "Stream"]
@@ -172,6 +172,7 @@ class InferenceEngine(TextMethods):
         logits_processor: Processor | None = None,
         grammar: Any = None,
         on_piece: OnPiece | None = None,
+        streamer: Any = None,
     ) -> Any:
         """Go on from a prompt, or from many together.
 
@@ -186,6 +187,9 @@ class InferenceEngine(TextMethods):
         on_piece : callable, optional
             Called with each `Piece`, in this thread, as it comes; ``piece.number`` says of which prompt. What it raises
             ends everything.
+        streamer : object, optional
+            Such as Transformers' ``TextStreamer``: its ``put`` is called with the prompt's tokens and then each token,
+            in arrays, and its ``end`` in any case. For one answer to one prompt.
 
         Returns
         -------
@@ -214,7 +218,15 @@ class InferenceEngine(TextMethods):
                 scheduler, model, prompts[i], configs[i], inbox, number=number, sample=sample, **options)
             for number, (i, sample) in enumerate(asked)
         ]  # fmt: skip
-        found = complete_all(scheduler, makers, on_piece)
+        if streamer is not None:
+            if not is_one or on_piece is not None:
+                raise ConfigurationError.conflict("generate", "a streamer is for one answer, and instead of on_piece")
+            on_piece = for_streamer(streamer, self._ids(model, prompt, scheduler.context))
+        try:
+            found = complete_all(scheduler, makers, on_piece)
+        finally:
+            if streamer is not None:
+                streamer.end()
         if not is_one:
             return found
         if found[0].error is not None:

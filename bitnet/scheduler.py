@@ -1,8 +1,9 @@
 """Continuous batching: which tokens of which requests make the next step.
 
-There is no thread of its own. A consumer that waits for a token and finds nobody driving drives: it makes steps for all
+A consumer that waits for a token and finds nobody driving drives: it makes steps for all
 requests until there is something for itself. Others wait meanwhile, and one of them goes on when it leaves. So one
-stream alone costs no change of threads.
+stream alone costs no change of threads. Only for consumers that may not wait, those of asyncio, a thread drives, for as
+long as they have requests.
 
 Only the driver touches requests, pages and lists. Everybody else leaves word, in flags and in the queue of arrivals,
 and raises `_is_changed`. Nothing here is locked but the driver's seat and the entrance.
@@ -21,7 +22,7 @@ from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
 from bitnet.kv_cache import KVCache, Sequence
-from bitnet.request import MAX_UNREAD, Request
+from bitnet.request import MAX_UNREAD, Inbox, Request
 
 __all__ = ["Scheduler", "Turn"]
 
@@ -100,6 +101,8 @@ class Scheduler:
     def _begin(self):
         self._driving = threading.Lock()
         self._followers = {}  # what to release, and the inbox of who waits for it
+        self._sleepers = {}  # the same of those who do not drive
+        self._background, self._thread = Inbox(wants_pieces=False), None
         self._arrivals, self._waiting = deque(), []  # by priority, then by time
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
@@ -203,10 +206,45 @@ class Scheduler:
 
     def _wake(self, waiter):
         # Several may want to; the one who takes it out of the dictionary does.
-        if self._followers.pop(waiter, None) is None:
+        if self._followers.pop(waiter, None) is None and self._sleepers.pop(waiter, None) is None:
             return False
         waiter.release()
         return True
+
+    def call(self, inbox, waiter):
+        """Have a waiter released when there is something in an inbox, and have a thread drive until then.
+
+        Parameters
+        ----------
+        inbox : Inbox
+        waiter : object
+            Has ``release()``, which is called by any thread, once at most.
+
+        Returns
+        -------
+        bool
+            False where there is something already; then it is not called.
+        """
+        self._sleepers[waiter] = inbox
+        inbox.waiter = waiter
+        with self._entrance:
+            self._background.requests.update(inbox.requests)
+            if self._background.requests and self._thread is None:
+                self._thread = threading.Thread(target=self._drive_in_background, name="bitnet", daemon=True)
+                self._thread.start()
+        return not inbox.has_news() or self._sleepers.pop(waiter, None) is None
+
+    def _drive_in_background(self):
+        while True:
+            self.drive(self._background)
+            with self._entrance:
+                # Those that ended before they were noted here have nobody who takes them out.
+                for request in list(self._background.requests):
+                    if request.has_ended:
+                        self._background.requests.discard(request)
+                if not self._background.requests:
+                    self._thread = None
+                    return
 
     def _follow(self, inbox):
         """Sleep until there is something, or nobody drives and there is something to do."""
@@ -441,6 +479,7 @@ class Scheduler:
         self._is_changed, self._is_short = True, False
         inbox = request.inbox
         inbox.requests.discard(request)
+        self._background.requests.discard(request)
         if inbox.waiter is not None and inbox.has_news():
             self._wake(inbox.waiter)
 

@@ -228,6 +228,8 @@ ROWS = [
     ("engine.py", "ConfigurationError.conflict",
      lambda: engine().stream(loaded(), [1], GenerationConfig(do_sample=True, num_return_sequences=2)),
      "stream: a stream is one answer; num_return_sequences is 2"),
+    ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1]], streamer=ONES),
+     "generate: a streamer is for one answer, and instead of on_piece"),
     ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
     ("scheduler.py", "QueueFullError.waiting", full_queue,
      "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),

@@ -433,6 +433,7 @@ PASSED_ON = {
     ("cli/session.py", "problem[0]"), ("cli/session.py", ""), ("engine.py", "found[0].error"), ("engine.py", ""),
     ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("scheduler.py", ""),
     ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
+    ("stream.py", "StopAsyncIteration"),
 }  # fmt: skip
 
 # Only Linux lets a test take memory away from a process, or a function from a library.
