@@ -3,17 +3,19 @@
 The map, from here to the instruction::
 
     bitnet.load, InferenceEngine  engine.py, loaded.py  load, generate, stream, logits
-        │                       texts.py                chat, and vectors of texts: embedding.py
+        │                       texts.py                chat; vectors of texts: embedding.py; their scores: scoring.py
         │                       model.py                a checkpoint's tensors, bound to a family's program
         │                       models/bitnet.py        a family: its configuration, and its forward pass
         │                       formats/                bytes in files: hugging_face.py, gguf.py
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
+        │                       driving.py              in which thread that is done
         │                       kv_cache.py             their keys and values, and which of them share some
         │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
+        │                       harness.py              for lm-evaluation-harness
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
     bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it
@@ -58,6 +60,7 @@ from bitnet.model import Model, random_model
 from bitnet.profiling import Profile, profile
 from bitnet.quant import dequantize, quantize_activations, quantize_weights
 from bitnet.quantization import plot_report, quantize_checkpoint
+from bitnet.scoring import Score
 from bitnet.weight import TernaryWeight
 
 __version__ = "0.1.0"
@@ -79,6 +82,7 @@ __all__ = [
     "Piece",
     "Profile",
     "QuantizationConfig",
+    "Score",
     "Stream",
     "TernaryWeight",
     "activation_statistics",

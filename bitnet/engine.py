@@ -14,13 +14,14 @@ import numpy.typing as npt
 from bitnet.assets import BUNDLED
 from bitnet.completion import Completion, Piece
 from bitnet.config import EngineConfig, GenerationConfig
+from bitnet.driving import Turn
 from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
 from bitnet.generation import complete_all, read_all
 from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.request import Generation, Inbox, Reading
-from bitnet.scheduler import Scheduler, Turn
+from bitnet.scheduler import Scheduler
 from bitnet.stream import Stream, for_streamer
 from bitnet.texts import TextMethods
 

@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet.errors import ConfigurationError, InferenceError
-from bitnet.kv_cache import Sequence
+from bitnet.scoring import CHUNK, Run, log_softmax
 
 __all__ = ["compare", "perplexity"]
 
-NEW_SEQUENCE: Any = Sequence  # which has no annotations so far
-CHUNK = 128  # tokens whose logits are in memory together
 CONTEXT = 1024  # tokens of a window by default
 
 Progress = Callable[[int, int], object]
@@ -60,7 +58,7 @@ def perplexity(
     ids, context, stride = _checked(model, text, context, stride)
     total, count = 0.0, 0
     for at, logits in _windows(engine, [model], ids, context, stride, progress):
-        likelihoods = _log_softmax(logits[0])
+        likelihoods = log_softmax(logits[0])
         total -= float(likelihoods[np.arange(len(at)), ids[at + 1]].sum())
         count += len(at)
     nll = total / count
@@ -101,7 +99,7 @@ def compare(
     divergences, same, largest = [], 0, 0.0
     likelihood, difference = np.zeros(2), None
     for at, (one, other) in _windows(engine, [first, second], ids, context, stride, progress):
-        p, q = _log_softmax(one), _log_softmax(other)
+        p, q = log_softmax(one), log_softmax(other)
         divergences.append((np.exp(p) * (p - q)).sum(1))
         tops = p.argmax(1), q.argmax(1)
         same += int((tops[0] == tops[1]).sum())
@@ -147,11 +145,11 @@ def _windows(
     start = 0
     while counted < last:
         end = min(start + context - 1, last)
-        runs = [_Run(engine, model) for model in models]
+        runs = [Run(engine, model) for model in models]
         try:
             for begin in range(start, end, CHUNK):
                 stop = min(begin + CHUNK, end)
-                logits = [run.step(ids[begin:stop]) for run in runs]
+                logits = [run.step({0: ids[begin:stop]})[0] for run in runs]
                 new = max(counted - begin, 0)
                 if new < stop - begin:
                     yield np.arange(begin + new, stop), [rows[new:] for rows in logits]
@@ -162,29 +160,3 @@ def _windows(
             for run in runs:
                 run.close()
         start += stride
-
-
-class _Run:
-    """A sequence of one model, as its tokens come."""
-
-    def __init__(self, engine: Any, model: Any) -> None:
-        self._engine, self._model, self._cancels = engine, model, engine._cancels
-        self._sequence: Any = None
-
-    def step(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        with self._engine._run_of(self._model) as (execution, cache):
-            self._sequence = self._sequence or NEW_SEQUENCE(cache)
-            found: npt.NDArray[np.float32] = self._engine._logits(
-                execution, [self._sequence], [ids], False, self._cancels
-            )[0]
-        return found
-
-    def close(self) -> None:
-        if self._sequence is not None:
-            self._sequence.close()
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return found

@@ -12,6 +12,7 @@ from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.embedding import embedded
 from bitnet.engine import InferenceEngine, Logits, Prompt, Stream
 from bitnet.model import Model
+from bitnet.scoring import Score
 
 __all__ = ["LoadedModel", "load"]
 
@@ -99,6 +100,12 @@ class LoadedModel:
         texts = [sentences] if isinstance(sentences, str) else sentences
         found = embedded(self.engine, self.model, texts, None, normalize_embeddings, batch_size, progress, prompt)
         return found[0] if isinstance(sentences, str) else found
+
+    def score(
+        self, texts: Iterable[Any], contexts: Iterable[Any] | None = None, *, batch_size: int = 32
+    ) -> list[Score]:
+        """Say how likely the model finds each text, as `InferenceEngine.score` does."""
+        return self.engine.score(self.model, texts, contexts, batch_size=batch_size)
 
     def infer(self, tokens: Prompt, *, last_only: bool = False) -> Logits:
         """Compute the logits of one sequence."""

@@ -1,4 +1,4 @@
-"""What an engine does with texts rather than tokens: conversations, and vectors of texts."""
+"""What an engine does with texts rather than tokens: conversations, vectors of texts, and how likely they are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet.embedding import embedded
+from bitnet.scoring import Score, scored
 
 __all__ = ["TextMethods"]
 
@@ -105,3 +106,38 @@ class TextMethods:
             If a text has more tokens than the context holds.
         """
         return embedded(self, model, texts, pooling, normalize, batch_size, progress)
+
+    def score(
+        self,
+        model: Any,
+        texts: Iterable[Any],
+        contexts: Iterable[Any] | None = None,
+        *,
+        batch_size: int = 32,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[Score]:
+        """Say how likely a model finds each text.
+
+        Parameters
+        ----------
+        model : Model
+        texts : list of (str or sequence of int)
+        contexts : list of (str or sequence of int), optional
+            What each text comes after; it counts for nothing itself. Without one, the first token of a text (that with
+            which texts begin, if the tokenizer adds one) is what the others come after.
+        batch_size : int, optional
+            Texts that are run together.
+        progress : callable, optional
+            Called as ``progress(done, total)``, in texts.
+
+        Returns
+        -------
+        list of Score
+            Of each text as if it were alone, bit for bit.
+
+        Raises
+        ------
+        InferenceError
+            If a text without a context has less than two tokens, or more than the context holds.
+        """
+        return scored(self, model, texts, contexts, batch_size, progress)

@@ -2,17 +2,21 @@
 
 import functools
 import json
+import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tiny
 from checkpoints import DATA, write_safetensors
 
+from bitnet import harness
 from bitnet._core import ops
 from bitnet._core.batch import Batch
-from bitnet._core.head import Int8Rows
+from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet._core.sampling import History
 from bitnet.config import EngineConfig, GenerationConfig
@@ -87,6 +91,12 @@ def run_without_file():
 @functools.cache
 def loaded():
     return load_model(CHECKPOINT, EngineConfig(num_threads=1))
+
+
+def aligned_bytes(by=0):
+    """64 bytes, so far beyond a multiple of 64."""
+    data = np.zeros(192, np.uint8)
+    return data[-data.ctypes.data % 64 + by :][:64]
 
 
 FEW = GenerationConfig(max_new_tokens=3)
@@ -167,6 +177,32 @@ def altered(*without, generation=None, flat=(), **fields):
             raise
 
 
+def without_the_harness():
+    with mock.patch.dict(sys.modules, {"lm_eval": None, "lm_eval.api": None, "lm_eval.api.model": None}):
+        harness.__getattr__("BitNetLM")
+
+
+def too_many_to_generate():
+    """As of a task that asks for more tokens than there is room for; the harness need not be there."""
+    bar = types.SimpleNamespace(update=lambda n: None, close=lambda: None, n=0)
+    with mock.patch.dict(sys.modules, {
+        "tqdm": types.SimpleNamespace(tqdm=lambda **how: bar),
+        "lm_eval": types.ModuleType("lm_eval"), "lm_eval.models": types.ModuleType("lm_eval.models"),
+        "lm_eval.models.utils": types.SimpleNamespace(normalize_gen_kwargs=lambda given, most: given),
+    }):  # fmt: skip
+        given = {"max_gen_toks": 128, "until": [], "do_sample": False}
+        harness.Requests(CHECKPOINT, num_threads=1).generate_until([types.SimpleNamespace(args=("", given))])
+
+
+# What someone else raised, and so said.
+PASSED_ON = {
+    ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
+    ("engine.py", "found[0].error"), ("engine.py", ""),
+    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("driving.py", ""),
+    ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
+    ("stream.py", "StopAsyncIteration"),
+}  # fmt: skip
+
 ROWS = [
     ("_core/builder.py", "ModelLoadError.shape", lambda: tiny.program(change={"lm_head": lambda table: table[:-1]}),
      "'lm_head' has shape (96, 40); the configuration needs (97, 40)"),
@@ -209,6 +245,14 @@ ROWS = [
      "weights has shape (2, 3); it must be (1, 3)"),
     ("_core/head.pyx", "ShapeError.columns", lambda: Int8Rows(2, 3).multiply(ONES),
      "cannot multiply a 2 x 3 int8 table: the weight has 3 columns, the input 4"),
+    ("_core/head.pyx", "TensorError.read_only",
+     lambda: rows_of_bytes(aligned_bytes(), 4, 4, ONES[0]).fill(0, np.ones((4, 4), np.int8), ONES[0]),
+     "the int8 table is read-only, and the result is to be written there; pass a writable array"),
+    ("_core/head.pyx", "ShapeError.mismatch", lambda: rows_of_bytes(aligned_bytes(), 17, 4, np.ones(17, np.float32)),
+     "data has shape (64,); it must be (128,)"),
+    ("_core/head.pyx", "TensorError.not_aligned",
+     lambda: rows_of_bytes(aligned_bytes(1), 1, 4, np.ones(1, np.float32)),
+     "data does not lie at addresses fit for tiles of 64 bytes; pass a copy of it"),
     ("_core/head.pyx", "InferenceError.not_finite", lambda: Int8Rows(2, 4).multiply(ONES * np.nan),
      "the input of 'x' has a number that is not finite; diagnosis shows where it began"),
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.rms_norm(ONES, ONES[0, :3].copy(), 1e-5),
@@ -222,6 +266,27 @@ ROWS = [
      "position 128 is beyond the 128 tokens of the context"),
     ("engine.py", "InferenceError.beyond_context", beyond_the_cache,
      "position 128 is beyond the 128 tokens of the context"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), "text"),
+     "score.texts is 'text'; it must be a list of texts"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), [[1]], [[1], [2]]),
+     "score.contexts is [[1], [2]]; it must be a list of 1, one for each text"),
+    ("scoring.py", "ConfigurationError.value", lambda: engine().score(loaded(), [[1, 2]], batch_size=0),
+     "score.batch_size is 0; it must be a whole number above 0"),
+    ("scoring.py", "InferenceError.too_short", lambda: engine().score(loaded(), [[1]]),
+     "the text has 1 tokens; at least two are needed, one to predict the other"),
+    ("scoring.py", "InferenceError.beyond_context", lambda: engine().score(loaded(), [[1] * 130]),
+     "position 128 is beyond the 128 tokens of the context"),
+    ("harness.py", "ConfigurationError.conflict", lambda: harness.Requests("a", "b"),
+     "model_args: path and pretrained are the same; give one of them"),
+    ("harness.py", "ConfigurationError.choice", lambda: harness.Requests(device="cuda:1"),
+     "device is 'cuda:1'; it must be one of 'cpu'"),
+    ("harness.py", "ConfigurationError.value", lambda: harness.Requests(CHECKPOINT, max_length=129),
+     "model_args.max_length is 129; it must be from 2 to 128, the context"),
+    ("harness.py", "ConfigurationError.value", too_many_to_generate,
+     "generate_until.max_gen_toks is 128; it must be below 128, the context"),
+    ("harness.py", "ConfigurationError.missing_library", without_the_harness,
+     "the adapter is for the harness, which needs the library 'lm_eval': pip install 'bitnet-runtime[eval]'"),
+    ("harness.py", "AttributeError", lambda: harness.nothing, "module 'bitnet.harness' has no attribute 'nothing'"),
     ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
      "generate: 2 prompts have 0 configurations"),

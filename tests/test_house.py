@@ -75,28 +75,31 @@ ARROWS = {
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
-              "memory engine loaded model inspection _bitnet_runtime",
-    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
+              "memory engine loaded model inspection scoring _bitnet_runtime",
+    "engine": "assets errors completion config generation memory model driving request scheduler stream texts kv_cache",
     "completion": "",
     "request": "completion errors sampling",
-    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "driving": "request",
+    "scheduler": "driving errors kv_cache request _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
-    "loaded": "config embedding engine model",
-    "texts": "embedding",
+    "loaded": "config embedding engine model scoring",
+    "texts": "embedding scoring",
     "embedding": "errors kv_cache",
-    "evaluation": "errors kv_cache",
+    "scoring": "errors kv_cache",
+    "evaluation": "errors scoring",
+    "harness": "config engine errors scoring",
     "calibration": "errors kv_cache model _core.program _core.quant",
     "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
-    "inspection": "assets errors formats hub models _core.builder",
-    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
-                  "hub model models tokenizer vocabulary _core.packing _core.quant",
+    "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
+    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
+                  "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
-    "checksums": "errors formats",
-    "model": "errors config tuning chat checksums tokenizer hub formats formats.random models _core.head "
-             "_core.memory _core.packing _core.quant _core.builder _core.program",
+    "checksums": "errors formats formats.sums",
+    "model": "errors config tuning chat checksums tokenizer hub formats formats.panels formats.random models "
+             "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",

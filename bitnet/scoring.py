@@ -1,0 +1,236 @@
+"""How likely a model finds texts, token by token: `InferenceEngine.score`; and what other measurements share with it.
+
+Probabilities are those of the whole vocabulary, in float64 from the float32 logits.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet.errors import ConfigurationError, InferenceError
+from bitnet.kv_cache import Sequence as CachedSequence
+
+__all__ = ["CHUNK", "Run", "Score", "log_softmax", "score_pairs", "scored"]
+
+NEW_SEQUENCE: Any = CachedSequence  # which has no annotations so far
+CHUNK = 128  # tokens whose logits are in memory together
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes
+    ----------
+    tokens : ndarray of int32, shape (tokens,)
+        Those that were predicted: all of the text after a context, and all but the first without one.
+    logprobs : ndarray of float64, shape (tokens,)
+        The logarithm of the probability of each, after all that is before it; in nats.
+    greedy : ndarray of bool, shape (tokens,)
+        Whether it is the most likely one.
+    """
+
+    tokens: Ids
+    logprobs: npt.NDArray[np.float64]
+    greedy: npt.NDArray[np.bool_]
+
+    @property
+    def total(self) -> float:
+        """The log-likelihood of the text, in nats."""
+        return float(self.logprobs.sum())
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether taking the most likely token each time gives the text."""
+        return bool(self.greedy.all())
+
+
+class Run:
+    """Sequences of one model, as their tokens come. A context manager, which gives their pages back.
+
+    Parameters
+    ----------
+    engine : InferenceEngine
+    model : Model
+    count : int, optional
+        Of the sequences.
+    """
+
+    def __init__(self, engine: Any, model: Any, count: int = 1) -> None:
+        self._engine, self._model, self._cancels = engine, model, engine._cancels
+        self._count, self._sequences = count, list[Any]()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(self, parts: dict[int, Ids], last_only: bool = False) -> dict[int, npt.NDArray[np.float32]]:
+        """Run the next tokens of some of the sequences together.
+
+        Parameters
+        ----------
+        parts : dict
+            The number of a sequence, and its next tokens, at least one.
+        last_only : bool, optional
+            Whether only the logits after the last token of each are wanted.
+
+        Returns
+        -------
+        dict
+            The number of a sequence, and its logits: of shape (tokens, vocab_size), or (vocab_size,) of the last.
+        """
+        with self._engine._run_of(self._model) as (execution, cache):
+            self._sequences = self._sequences or [NEW_SEQUENCE(cache) for _ in range(self._count)]
+            sequences = [self._sequences[number] for number in parts]
+            found = self._engine._logits(execution, sequences, list(parts.values()), last_only, self._cancels)
+        return dict(zip(parts, found, strict=True))
+
+    def rewind(self, number: int, length: int) -> None:
+        """Forget all but the first tokens of a sequence.
+
+        Parameters
+        ----------
+        number, length : int
+        """
+        self._sequences[number].rewind(length)
+
+    def close(self) -> None:
+        for sequence in self._sequences:
+            sequence.close()
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Make log-probabilities of logits.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, shape (tokens, vocab_size)
+
+    Returns
+    -------
+    ndarray of float64, shape (tokens, vocab_size)
+    """
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return found
+
+
+def scored(
+    engine: Any, model: Any, texts: Any, contexts: Any, batch_size: int,
+    progress: Callable[[int, int], object] | None,
+) -> list[Score]:  # fmt: skip
+    """Score texts; parameters as of `InferenceEngine.score`.
+
+    Parameters
+    ----------
+    engine : InferenceEngine
+    model : Model
+    texts, contexts, batch_size, progress
+        As of `InferenceEngine.score`.
+
+    Returns
+    -------
+    list of Score
+    """
+    if isinstance(texts, str):
+        raise ConfigurationError.value("score", "texts", texts, "a list of texts")
+    given = list(texts)
+    before = [None] * len(given) if contexts is None else list(contexts)
+    if len(before) != len(given) or isinstance(contexts, str):
+        raise ConfigurationError.value("score", "contexts", contexts, f"a list of {len(given)}, one for each text")
+    pairs = [_pair(model, *one) for one in zip(before, given, strict=True)]
+    return score_pairs(engine, model, pairs, batch_size, progress)
+
+
+def _pair(model: Any, context: Any, text: Any) -> tuple[Ids, Ids]:
+    """A context that has a token at least, and what is to be predicted after it."""
+    if context is None or len(context) == 0:
+        ids = model.encode(text)
+        if len(ids) < 2:
+            raise InferenceError.too_short(len(ids))
+        return ids[:1], ids[1:]
+    if isinstance(context, str) and isinstance(text, str):
+        # Together, because a token may reach over the seam; then it counts to the text.
+        before, ids = model.encode(context), model.encode(context + text)
+        same = int((before[: len(ids)] == ids[: len(before)]).cumprod().sum())
+        return ids[: max(same, 1)], ids[max(same, 1) :]
+    return model.encode(context), model.encode(text)
+
+
+def score_pairs(
+    engine: Any, model: Any, pairs: Iterable[tuple[Ids, Ids]], batch_size: int = 32,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[Score]:  # fmt: skip
+    """Score tokens after others.
+
+    A context that several pairs have is run once for them.
+
+    Parameters
+    ----------
+    engine : InferenceEngine
+    model : Model
+    pairs : list of (ndarray of int32, ndarray of int32)
+        A context of at least one token, and the tokens to predict.
+    batch_size : int, optional
+        Contexts that are run together.
+    progress : callable, optional
+        Called as ``progress(done, total)``, in pairs.
+
+    Returns
+    -------
+    list of Score
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigurationError.value("score", "batch_size", batch_size, "a whole number above 0")
+    todo, limit = list(pairs), model.program.context
+    groups: dict[bytes, list[int]] = {}
+    for number, (context, ids) in enumerate(todo):
+        if (needed := len(context) + max(len(ids) - 1, 0)) > limit:
+            raise InferenceError.beyond_context(needed - 1, limit)
+        groups.setdefault(context.tobytes(), []).append(number)
+    # Long ones first: what does not fit into memory shows at once.
+    order = sorted(groups.values(), key=lambda group: -len(todo[group[0]][0]))
+    found: dict[int, Score] = {}
+    for start in range(0, len(order), batch_size):
+        _score_groups(engine, model, todo, order[start : start + batch_size], found)
+        if progress is not None:
+            progress(len(found), len(todo))
+    return [found[number] for number in range(len(todo))]
+
+
+def _score_groups(
+    engine: Any, model: Any, todo: list[tuple[Ids, Ids]], groups: Sequence[list[int]], found: dict[int, Score]
+) -> None:
+    """Score the pairs of some contexts: each context once, and then its texts one after the other."""
+    with Run(engine, model, len(groups)) as run:
+        first = run.step({at: todo[group[0]][0] for at, group in enumerate(groups)}, last_only=True)
+        for turn in range(max(map(len, groups))):
+            members = {at: group[turn] for at, group in enumerate(groups) if turn < len(group)}
+            rows: dict[int, list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]] = {
+                at: [_chosen(first[at][None], todo[number][1][:1])] for at, number in members.items()
+            }
+            done = 0
+            while parts := {at: todo[number][1][done : -1] for at, number in members.items()
+                            if len(todo[number][1]) - 1 > done}:  # fmt: skip
+                width = max(CHUNK // len(parts), 1)
+                for at, logits in run.step({at: ids[:width] for at, ids in parts.items()}).items():
+                    rows[at].append(_chosen(logits, todo[members[at]][1][done + 1 : done + 1 + width]))
+                done += width
+            for at, number in members.items():
+                context, ids = todo[number]
+                run.rewind(at, len(context))
+                logprobs, greedy = zip(*rows[at], strict=True)
+                found[number] = Score(ids, np.concatenate(logprobs), np.concatenate(greedy))
+
+
+def _chosen(logits: npt.NDArray[np.float32], ids: Ids) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The log-probability of a token in each row, and whether it is the first of the most likely."""
+    rows = np.arange(len(ids))
+    return log_softmax(logits)[rows, ids], logits[: len(ids)].argmax(1) == ids

@@ -1,0 +1,109 @@
+"""The likelihood of texts, against the logits of each text alone."""
+
+import numpy as np
+import pytest
+from checkpoints import DATA
+from cli_checkpoints import with_tokenizer
+
+import bitnet
+from bitnet import ConfigurationError, EngineConfig, InferenceError
+from bitnet.scoring import CHUNK
+
+RNG = np.random.default_rng(8)
+CONTEXT = RNG.integers(3, 512, 9)
+TEXTS = [RNG.integers(3, 512, length) for length in (1, 2, 5, 40, 110)]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    with bitnet.load(DATA / "bitnet-packed-auto", EngineConfig(num_threads=1)) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def with_words(tmp_path_factory):
+    with bitnet.load(with_tokenizer(tmp_path_factory.mktemp("scoring") / "model"), num_threads=1) as model:
+        yield model
+
+
+def alone(model, context, text):
+    """By the definition: the tokens, their log-probabilities, and whether each is the most likely."""
+    ids = np.concatenate([context, text]).astype(int)
+    logits = model.infer(ids[:-1])[len(context) - 1 :].astype(np.float64)
+    likelihoods = logits - logits.max(1, keepdims=True)
+    likelihoods -= np.log(np.exp(likelihoods).sum(1, keepdims=True))
+    return likelihoods[np.arange(len(text)), text], logits.argmax(1) == text
+
+
+def test_scores_are_those_of_the_definition(loaded):
+    contexts = [CONTEXT, CONTEXT, CONTEXT[:3], CONTEXT, CONTEXT]
+    found = loaded.score(TEXTS, contexts, batch_size=2)
+    for score, context, text in zip(found, contexts, TEXTS, strict=True):
+        logprobs, greedy = alone(loaded, context, text)
+        np.testing.assert_array_equal(score.tokens, text)
+        np.testing.assert_array_equal(score.logprobs, logprobs)
+        np.testing.assert_array_equal(score.greedy, greedy)
+        assert score.total == logprobs.sum() < 0
+        assert score.is_greedy == greedy.all()
+
+
+def test_texts_together_are_texts_alone(loaded):
+    texts = [RNG.integers(3, 512, 20 + n) for n in range(12)]
+    together = loaded.score(texts)
+    for text, score in zip(texts, together, strict=True):
+        [one] = loaded.score([text], batch_size=1)
+        np.testing.assert_array_equal(one.logprobs, score.logprobs)
+        np.testing.assert_array_equal(score.tokens, text[1:])
+
+
+def test_what_the_model_says_is_greedy(loaded):
+    said = loaded.generate(CONTEXT, max_new_tokens=10).tokens
+    assert loaded.score([said], [CONTEXT])[0].is_greedy
+    assert not loaded.score([[*said[:-1], (said[-1] + 1) % 512]], [CONTEXT])[0].is_greedy
+
+
+def test_a_context_is_run_once(loaded, monkeypatch):
+    steps = []
+    run = loaded.engine._logits
+    monkeypatch.setattr(loaded.engine, "_logits", lambda *given: steps.append(sum(map(len, given[2]))) or run(*given))
+    loaded.score([[5], [6], [7, 8]], [CONTEXT] * 3)
+    assert steps == [9, 1]
+    assert CHUNK >= 9
+
+
+def test_texts_and_their_contexts_are_encoded_together(with_words):
+    [score] = with_words.score([" w9 w10"], ["w3 w4"])
+    assert score.tokens.tolist() == [9, 10]
+    [joined] = with_words.score(["5 w10"], ["w3 w4"])  # the seam is inside a word
+    assert joined.tokens.tolist() == [45, 10]
+    np.testing.assert_array_equal(joined.logprobs, with_words.score([[45, 10]], [[3]])[0].logprobs)
+    [without] = with_words.score(["w3 w9 w10"], [""])
+    assert without.tokens.tolist() == [9, 10]
+
+
+def test_progress_is_told_and_empty_texts_have_no_tokens(loaded):
+    seen = []
+    found = loaded.engine.score(loaded.model, [[], [4]], [[3], [5]], batch_size=1, progress=lambda *n: seen.append(n))
+    assert sorted(seen) == [(1, 2), (2, 2)]
+    assert found[0].total == 0
+    assert found[0].is_greedy
+    assert loaded.score([]) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "contexts", "error", "sentence"),
+    [
+        ("text", None, ConfigurationError, "score.texts is 'text'; it must be a list of texts"),
+        ([[1]], [], ConfigurationError, "score.contexts is []; it must be a list of 1, one for each text"),
+        ([[1]], None, InferenceError, "the text has 1 tokens; at least two are needed, one to predict the other"),
+        ([[1] * 9], [[1] * 121], InferenceError, "position 128 is beyond the 128 tokens of the context"),
+    ],
+)
+def test_what_cannot_be_scored(loaded, texts, contexts, error, sentence):
+    with pytest.raises(error) as caught:
+        loaded.score(texts, contexts)
+    assert str(caught.value) == sentence
+
+
+def test_the_longest_text_that_fits(loaded):
+    assert len(loaded.score([[1] * 9], [[1] * 120])[0].tokens) == 9
