@@ -10,6 +10,7 @@ The map, from here to the instruction::
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
+        │                       driving.py              in which thread that is done
         │                       kv_cache.py             their keys and values, and which of them share some
         │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
