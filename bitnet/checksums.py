@@ -12,8 +12,9 @@ import numpy as np
 
 from bitnet import formats
 from bitnet.errors import ModelLoadError
+from bitnet.formats.sums import compare_sums
 
-__all__ = ["Checksums"]
+__all__ = ["Checksums", "files_of"]
 
 SIDECAR = "bitnet-checksums.json"
 CHUNK_BYTES = 1 << 20
@@ -35,8 +36,8 @@ class Checksums:
     Raises
     ------
     ModelLoadError
-        If the file differs from the checksums stored beside it, or from its name in the Hugging Face cache, which is
-        its SHA-256.
+        If a file differs from the checksums stored beside it (``SHA256SUMS``, ``.sha256``, those of `save`), or from
+        its name in the Hugging Face cache, which is its SHA-256.
     """
 
     def __init__(self, checkpoint: Any, operations: Iterable[dict[str, Any]]) -> None:
@@ -44,10 +45,13 @@ class Checksums:
         self._operations = list(operations)
         self._stored = _stored(checkpoint)
         self._held = {name: zlib.crc32(data) for name, data in _held(self._operations)}
-        for file in sorted({os.path.realpath(checkpoint.info(name).file) for name in self._stored}):
+        for file in map(os.path.realpath, files_of(checkpoint)):
             name = os.path.basename(file)
             if re.fullmatch(r"[0-9a-f]{64}", name) and _sha256(file) != name:
                 raise ModelLoadError.changed(self.path, name, "the cache")
+        for file, agrees in compare_sums(self.path, files_of(checkpoint)).items():
+            if not agrees:
+                raise ModelLoadError.changed(self.path, os.path.basename(file), "the file")
         if os.path.exists(_sidecar(self.path)):
             with open(_sidecar(self.path), encoding="utf-8") as written:
                 self._compare(json.load(written), self._stored, "the file")
@@ -92,6 +96,20 @@ class Checksums:
         for name, value in expected.items():
             if found.get(name) != value:
                 raise ModelLoadError.changed(self.path, name, where)
+
+
+def files_of(checkpoint: Any) -> list[str]:
+    """List the files that have the tensors of a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+
+    Returns
+    -------
+    list of str
+    """
+    return sorted({checkpoint.info(name).file for name in checkpoint.names()})
 
 
 def _sidecar(path: str) -> str:

@@ -14,13 +14,16 @@ import numpy as np
 
 from bitnet._core import packing as packings
 from bitnet._core import quant
+from bitnet._core.head import Int8Rows
 from bitnet.config import EngineConfig
 from bitnet.errors import ConfigurationError, FormatError
 from bitnet.formats import open_checkpoint
 from bitnet.formats.gguf_write import GGUF_TYPES, write_gguf
 from bitnet.formats.hugging_face_write import write_packed_folder
-from bitnet.formats.panels import write_panels_folder
-from bitnet.formats.writing import Codes, Item, new_path, sha256
+from bitnet.formats.panels import HEAD, write_panels_folder
+from bitnet.formats.sums import BESIDE as SUM_BESIDE
+from bitnet.formats.sums import CHECKSUMS
+from bitnet.formats.writing import Codes, Item, new_checkpoint
 from bitnet.hub import local_path
 from bitnet.model import packing_of
 from bitnet.models import family
@@ -78,8 +81,8 @@ def convert(
     Returns
     -------
     dict
-        ``path``, ``bytes``, ``sha256`` (file name to checksum; a folder has them in ``SHA256SUMS``) and ``notes``:
-        what was decided, or left out, as sentences.
+        ``path``, ``bytes``, ``sha256`` (file name to checksum; a folder has them in ``SHA256SUMS``, beside a GGUF file
+        lies its ``.sha256``) and ``notes``: what was decided, or left out, as sentences.
 
     Raises
     ------
@@ -93,10 +96,10 @@ def convert(
             raise ConfigurationError.choice(name, got, known)
     engine_config = EngineConfig(packing=packing, hidden_act=hidden_act, i2s_layout=i2s_layout)
     target = os.path.abspath(os.fspath(target))
-    with open_checkpoint(local_path(source), i2s_layout) as checkpoint, new_path(target, force) as scratch:
+    with open_checkpoint(local_path(source), i2s_layout) as checkpoint, new_checkpoint(target, force) as scratch:
         write(checkpoint, scratch, to, engine_config, gguf_type, round_scales, progress)
-        sums, size = _sums(scratch, os.path.basename(target))
         notes = list(checkpoint.notes)
+    sums, size = _sums(target)
     return {"path": target, "bytes": size, "sha256": sums, "notes": notes}
 
 
@@ -166,7 +169,7 @@ class _Packer:
 def _is_stored(checkpoint: Any, name: str) -> bool:
     """Whether a tensor is one of the model's, and no scale of another."""
     is_scale = name.endswith(".weight_scale") and f"{name.removesuffix('_scale')}" in checkpoint
-    return not is_scale and not name.endswith((".rotary_emb.inv_freq", ".weight_int8", ".weight_int8_scale"))
+    return not is_scale and not name.endswith((".rotary_emb.inv_freq", HEAD, f"{HEAD}_scale"))
 
 
 def _item(checkpoint: Any, name: str) -> Item:
@@ -202,23 +205,23 @@ def _codes(checkpoint: Any, layer: str) -> Codes:
 
 
 def _head_items(checkpoint: Any, config: Any) -> list[Item]:
-    """The output head in 8 bits, as an engine has it by default."""
+    """The output head in 8 bits, as an engine has it by default, and as kernels read it."""
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    shape = checkpoint.info(source).shape
+    rows, cols = checkpoint.info(source).shape
     kept = []
 
     def codes() -> Any:
-        found, scales = np.empty(shape, np.int8), np.empty(shape[0], np.float32)
-        for start in range(0, shape[0], HEAD_ROWS):
-            rows = slice(start, min(start + HEAD_ROWS, shape[0]))
-            found[rows], scales[rows] = quant.quantize_activations(checkpoint.floats(source, rows))
+        table = Int8Rows(rows, cols)
+        for start in range(0, rows, HEAD_ROWS):
+            some = checkpoint.floats(source, slice(start, min(start + HEAD_ROWS, rows)))
+            table.fill(start, *quant.quantize_activations(some))
             checkpoint.let_go()
-        kept.append(scales)
-        return found
+        kept.append(table.scales)
+        return table.packed_bytes
 
     return [
-        Item("lm_head.weight_int8", "floats", shape, codes, "I8"),
-        Item("lm_head.weight_int8_scale", "floats", shape[:1], lambda: kept.pop()),
+        Item(HEAD, "panels", (Int8Rows.bytes_of(rows, cols),), codes, "U8"),
+        Item(f"{HEAD}_scale", "floats", (rows,), lambda: kept.pop()),
     ]
 
 
@@ -265,10 +268,10 @@ def _noted(notes: list[str]) -> Iterator[None]:
         notes.append(f"without a vocabulary: {error}")
 
 
-def _sums(path: str, name: str) -> tuple[dict[str, str], int]:
+def _sums(path: str) -> tuple[dict[str, str], int]:
     """The checksums of what was written, and its bytes."""
-    if os.path.isfile(path):
-        return {name: sha256(path)}, os.path.getsize(path)
-    with open(os.path.join(path, "SHA256SUMS"), encoding="utf-8") as file:
+    is_file = os.path.isfile(path)
+    with open(path + SUM_BESIDE if is_file else os.path.join(path, CHECKSUMS), encoding="utf-8") as file:
         pairs = [line.rstrip("\n").split("  ", 1) for line in file]
-    return {name: digest for digest, name in pairs}, sum(os.path.getsize(os.path.join(path, one)) for _, one in pairs)
+    folder = os.path.dirname(path) if is_file else path
+    return {name: digest for digest, name in pairs}, sum(os.path.getsize(os.path.join(folder, one)) for _, one in pairs)

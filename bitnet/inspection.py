@@ -12,8 +12,11 @@ import numpy as np
 
 from bitnet._core.builder import Builder
 from bitnet.assets import BUNDLED
+from bitnet.checksums import files_of
 from bitnet.errors import BitNetError
 from bitnet.formats import open_checkpoint
+from bitnet.formats.panels import HEAD
+from bitnet.formats.sums import compare_sums
 from bitnet.hub import local_path
 from bitnet.models import family
 
@@ -22,13 +25,16 @@ __all__ = ["inspect_checkpoint"]
 PACKED, MASTERS, OTHER = "packed ternary", "ternary masters", "ordinary"
 
 
-def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def inspect_checkpoint(path: str | os.PathLike[str] | None = None, *, verify: bool = False) -> dict[str, Any]:
     """Look at a checkpoint; headers and scales are read, weights are not.
 
     Parameters
     ----------
     path : str, optional
         A Hugging Face folder, or a GGUF file; by default the model that comes with the package.
+    verify : bool, optional
+        Whether to read all files, and compare them with the checksums that are stored with them: ``SHA256SUMS`` in a
+        folder, ``FILE.sha256`` beside a file.
 
     Returns
     -------
@@ -40,7 +46,8 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
         ``bytes``, ``parameters`` and ``ternary_parameters``; ``scales``, the ``count``, ``min``, ``median`` and ``max``
         of the packed weights' scales, or None; ``tokenizer``, ``chat_template`` and ``generation_config``, whether they
         are there; ``missing`` and ``unused``, names of tensors; ``problems``, sentences; ``notes``, what was decided
-        although the files do not say it for certain; and ``loads``, whether there are no problems.
+        although the files do not say it for certain; ``checksums``, None or, with `verify`, each file that has one and
+        whether it agrees; and ``loads``, whether there are no problems.
 
     Raises
     ------
@@ -54,6 +61,11 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
         survey = _surveyed(checkpoint, problems)
         tensors = [_tensor(checkpoint, name, survey, problems) for name in checkpoint.names()]
         scales = [one["scale"] for one in tensors if one["scale"] is not None]
+        sums = None
+        if verify:
+            sums = {os.path.basename(file): agrees
+                    for file, agrees in compare_sums(checkpoint.path, files_of(checkpoint)).items()}  # fmt: skip
+            problems += [f"'{file}' is not what its checksum was made of" for file in sums if not sums[file]]
         missing = [] if survey is None else survey.missing
         raw = checkpoint.config
         return {
@@ -74,6 +86,7 @@ def inspect_checkpoint(path: str | os.PathLike[str] | None = None) -> dict[str, 
             "unused": [one["name"] for one in tensors if one["used"] is False],
             "problems": problems,
             "notes": list(checkpoint.notes),
+            "checksums": sums,
             "loads": not problems and not missing,
         }  # fmt: skip
 
@@ -174,7 +187,7 @@ class _Survey:
         return self._matrix(self._table), "float32"
 
     def head(self, name):
-        for part in (f"{name}.weight_int8", f"{name}.weight_int8_scale"):
+        for part in (HEAD, f"{HEAD}_scale"):
             if part in self.checkpoint:
                 self.used.add(part)
         own = f"{name}.weight"

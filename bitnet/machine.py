@@ -18,6 +18,7 @@ from bitnet._core.threads import cgroup_quota, default_num_threads
 from bitnet.errors import ConfigurationError
 
 __all__ = [
+    "EnergyMeter",
     "Machine",
     "ReadBandwidth",
     "cgroup_quota",
@@ -92,6 +93,44 @@ class Machine:
     @property
     def available_cpus(self) -> int:
         return self.cpus if self.cgroup_quota is None else min(self.cpus, max(1, math.ceil(self.cgroup_quota)))
+
+
+class EnergyMeter:
+    """Measures what the processor takes from its creation on, where the system tells (RAPL, by Linux's powercap).
+
+    Parameters
+    ----------
+    folder : str, optional
+        Where the system keeps its counters.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] = "/sys/class/powercap") -> None:
+        # The packages: what is below them is a part of theirs.
+        self._zones = [zone for zone in Path(folder).glob("intel-rapl:*") if zone.name.count(":") == 1]
+        self._before = self._read()
+
+    def _read(self) -> list[int] | None:
+        try:
+            return [int((zone / "energy_uj").read_text()) for zone in self._zones] or None
+        except (OSError, ValueError):  # only the administrator may read them on most systems
+            return None
+
+    def joules(self) -> float | None:
+        """Say how much it was, of all that runs on the processor.
+
+        Returns
+        -------
+        float or None
+            None where the system does not tell, or not this user.
+        """
+        after = self._read()
+        if self._before is None or after is None:
+            return None
+        total = 0
+        for zone, begin, end in zip(self._zones, self._before, after, strict=True):
+            # A counter begins anew at its range.
+            total += end - begin if end >= begin else end - begin + int((zone / "max_energy_range_uj").read_text())
+        return total / 1e6
 
 
 def kernels() -> dict[str, str]:

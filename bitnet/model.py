@@ -12,7 +12,7 @@ import numpy as np
 
 from bitnet._core import packing, quant
 from bitnet._core.builder import Builder, TableInFile
-from bitnet._core.head import Int8Rows
+from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.memory import new_block
 from bitnet._core.program import Program
 from bitnet.chat import compiled
@@ -20,6 +20,7 @@ from bitnet.checksums import Checksums
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.errors import ConfigurationError, FormatError, InferenceError, ModelLoadError
 from bitnet.formats import open_checkpoint
+from bitnet.formats.panels import HEAD
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
 from bitnet.models import family
@@ -243,6 +244,10 @@ class _Weights:
         self.checkpoint.let_go()  # of the tensor before: it is packed, and need not count twice
         self._progress(self._done, self._total, name)
 
+    def finish(self):
+        """Tell that all is read, small tensors beside weights included, and what stays in the file."""
+        self._progress(self._total, self._total, "")
+
     def floats(self, name):
         self._tell(name)
         return self.checkpoint.floats(name)
@@ -325,12 +330,10 @@ class _Weights:
             raise ModelLoadError.shape(source, (self.config.vocab_size, self.config.hidden_size), shape)
         if wanted != "int8":
             return self._table_of(source, shape, wanted, "the head", "head"), wanted
+        if HEAD in self.checkpoint:  # as kernels read it
+            return rows_of_bytes(self.checkpoint.raw(HEAD), *shape, self.checkpoint.floats(f"{HEAD}_scale")), wanted
         # In the core's memory, for its huge pages: a step reads all of it.
         stored = Int8Rows(*shape)
-        if f"{name}.weight_int8" in self.checkpoint:  # quantised already
-            rows = np.ascontiguousarray(self.checkpoint.raw(f"{name}.weight_int8"))
-            stored.fill(0, rows, self.checkpoint.floats(f"{name}.weight_int8_scale"))
-            return stored, wanted
         for start, rows in self._some_rows(source, shape[0]):
             stored.fill(start, *quant.quantize_activations(rows, num_threads=self.engine_config.num_threads))
         return stored, wanted
@@ -420,6 +423,7 @@ def _loaded(checkpoint, engine_config, progress):
         builder = Builder(weights, config)
         module.build(builder, config)
         program = Program(builder, engine_config.kv_dtype)
+        weights.finish()
         checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
     model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)

@@ -18,7 +18,7 @@ from bitnet.config import EngineConfig, QuantizationConfig
 from bitnet.conversion import FORMATS, write
 from bitnet.errors import ConfigurationError, ModelLoadError
 from bitnet.formats import open_checkpoint
-from bitnet.formats.writing import Codes, Item, new_path
+from bitnet.formats.writing import Codes, Item, new_checkpoint
 from bitnet.hub import local_path
 from bitnet.model import load_model
 from bitnet.quant import checked_config, dequantize
@@ -86,7 +86,7 @@ def quantize_checkpoint(
         return changed
 
     path = local_path(source)
-    with open_checkpoint(path) as checkpoint, new_path(os.fspath(target), force) as scratch:
+    with open_checkpoint(path) as checkpoint, new_checkpoint(os.fspath(target), force) as scratch:
         write(checkpoint, scratch, to, EngineConfig(), progress=progress, change=change)
         if calibration is not None:  # before the target appears: it may fail
             of_inputs = _statistics(path, calibration, num_threads, progress)

@@ -54,6 +54,11 @@ def changed_on_disk(copy):
     loaded.verify()
 
 
+def changed_since_its_checksum(copy):
+    (copy / "SHA256SUMS").write_text(f"{'0' * 64}  model.safetensors\n")
+    bitnet.load(copy, num_threads=1, verify="load")
+
+
 def changed_in_the_cache(copy):
     content = (copy / "model.safetensors").read_bytes()
     blob = copy / ("0" * 64)
@@ -81,6 +86,8 @@ ROWS = [
      f"'{CHECKPOINT}' was loaded without checksums; load it with verify='load'"),
     ("checksums.py", "ModelLoadError.changed", lambda: in_folder(changed_in_the_cache),
      f"'...': the bytes of '{'0' * 64}' in the cache have changed: their checksum differs"),
+    ("checksums.py", "ModelLoadError.changed", lambda: in_folder(changed_since_its_checksum),
+     "'...': the bytes of 'model.safetensors' in the file have changed: their checksum differs"),
     ("checksums.py", "ModelLoadError.changed", lambda: in_folder(changed_on_disk),
      "'...': the bytes of 'model.layers.3.self_attn.v_proj.weight' in the file have changed: their checksum differs"),
 ]  # fmt: skip

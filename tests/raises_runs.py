@@ -16,7 +16,7 @@ from checkpoints import DATA, write_safetensors
 from bitnet import harness
 from bitnet._core import ops
 from bitnet._core.batch import Batch
-from bitnet._core.head import Int8Rows
+from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet.config import EngineConfig
 from bitnet.engine import InferenceEngine
@@ -90,6 +90,12 @@ def run_without_file():
 @functools.cache
 def loaded():
     return load_model(CHECKPOINT, EngineConfig(num_threads=1))
+
+
+def aligned_bytes(by=0):
+    """64 bytes, so far beyond a multiple of 64."""
+    data = np.zeros(192, np.uint8)
+    return data[-data.ctypes.data % 64 + by :][:64]
 
 
 ONES = np.ones((2, 4), np.float32)
@@ -228,6 +234,14 @@ ROWS = [
      "weights has shape (2, 3); it must be (1, 3)"),
     ("_core/head.pyx", "ShapeError.columns", lambda: Int8Rows(2, 3).multiply(ONES),
      "cannot multiply a 2 x 3 int8 table: the weight has 3 columns, the input 4"),
+    ("_core/head.pyx", "TensorError.read_only",
+     lambda: rows_of_bytes(aligned_bytes(), 4, 4, ONES[0]).fill(0, np.ones((4, 4), np.int8), ONES[0]),
+     "the int8 table is read-only, and the result is to be written there; pass a writable array"),
+    ("_core/head.pyx", "ShapeError.mismatch", lambda: rows_of_bytes(aligned_bytes(), 17, 4, np.ones(17, np.float32)),
+     "data has shape (64,); it must be (128,)"),
+    ("_core/head.pyx", "TensorError.not_aligned",
+     lambda: rows_of_bytes(aligned_bytes(1), 1, 4, np.ones(1, np.float32)),
+     "data does not lie at addresses fit for tiles of 64 bytes; pass a copy of it"),
     ("_core/head.pyx", "InferenceError.not_finite", lambda: Int8Rows(2, 4).multiply(ONES * np.nan),
      "the input of 'x' has a number that is not finite; diagnosis shows where it began"),
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.rms_norm(ONES, ONES[0, :3].copy(), 1e-5),

@@ -1,6 +1,7 @@
 """Checksums: a flipped bit, in a file or in memory, is found and the tensor named."""
 
 import hashlib
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from checkpoints import DATA
 
 import bitnet
 from bitnet.checksums import SIDECAR
+from bitnet.cli import main
 
 NAME = "llama-packed-bitlinear"
 
@@ -74,6 +76,42 @@ def test_a_file_of_the_hub_is_held_to_its_name(folder, tmp_path):
     flip(blob, -5)
     with pytest.raises(bitnet.ModelLoadError, match=f"the bytes of '{blob.name}' in the cache have changed"):
         loaded(folder)
+
+
+@pytest.mark.parametrize("to", ["bitnet", "hugging_face", "gguf"])
+def test_what_is_written_is_held_to_its_checksum(tmp_path, capsys, to):
+    path = tmp_path / ("a.gguf" if to == "gguf" else "a")
+    said = bitnet.convert(DATA / NAME, path, to=to)
+    file = path if to == "gguf" else path / "model.safetensors"
+    settings = {"i2s_layout": "x86"}
+    assert loaded(path, **settings).verify() > 30
+    found = bitnet.inspect_checkpoint(path, verify=True)
+    assert found["checksums"] == dict.fromkeys(said["sha256"], True)
+    assert found["loads"]
+    assert bitnet.inspect_checkpoint(path)["checksums"] is None
+    assert main(["inspect", str(path), "--verify"]) == 0
+    assert f"of {len(said['sha256'])} files agree: " in capsys.readouterr().out
+    flip(file, -5)
+    with pytest.raises(bitnet.ModelLoadError, match=f"the bytes of '{file.name}' in the file have changed"):
+        loaded(path, **settings)
+    assert main(["inspect", str(path), "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert re.search(rf"^PROBLEM +'{file.name}' is not what its checksum was made of$", out, re.MULTILINE)
+    assert bitnet.inspect_checkpoint(path, verify=True)["checksums"][file.name] is False
+    # Written again it has another one.
+    bitnet.convert(DATA / NAME, path, to=to, force=True)
+    assert main(["inspect", str(path), "--verify", "--json"]) == 0
+
+
+def test_a_list_of_checksums_that_is_none_is_refused(folder, capsys):
+    assert main(["inspect", str(folder), "--verify"]) == 0
+    assert "none are stored, so nothing was compared" in capsys.readouterr().out
+    for text in ("nothing\n", f"{'0' * 64}  ../model.safetensors\n", f"{'0' * 64}  ..\n"):
+        (folder / "SHA256SUMS").write_text(text)
+        with pytest.raises(bitnet.FormatError, match=r"a line is .*; it must be 64 hexadecimal digits, two spaces and"):
+            loaded(folder)
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  none\n")
+    assert bitnet.inspect_checkpoint(folder, verify=True)["checksums"] == {"none": False}
 
 
 def test_without_checksums_there_is_nothing_to_compare(folder):

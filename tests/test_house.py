@@ -89,14 +89,14 @@ ARROWS = {
     "calibration": "errors kv_cache model _core.program _core.quant",
     "quantization": "errors calibration config conversion formats formats.writing hub model quant _core.quant",
     "hub": "errors",
-    "inspection": "assets errors formats hub models _core.builder",
-    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.writing "
-                  "hub model models tokenizer vocabulary _core.packing _core.quant",
+    "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
+    "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
+                  "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
-    "checksums": "errors formats",
-    "model": "errors config tuning chat checksums tokenizer hub formats formats.random models _core.head "
-             "_core.memory _core.packing _core.quant _core.builder _core.program",
+    "checksums": "errors formats formats.sums",
+    "model": "errors config tuning chat checksums tokenizer hub formats formats.panels formats.random models "
+             "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
     "_bitnet_runtime": "cli",

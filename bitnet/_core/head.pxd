@@ -22,7 +22,9 @@ cdef class Int8Rows:
     cdef readonly Py_ssize_t rows, cols
     cdef readonly object scales    # float32, (rows,)
     cdef Py_ssize_t panels, tiles
-    cdef Block block
+    cdef const int8_t *data
+    cdef Block block               # whose data that is, or None
+    cdef object mapping            # else who has it
 
 # A product in the making: `load_rows`, then x, x_stride, tokens, picked and y, then `multiply_rows`.
 ctypedef struct HeadJob:

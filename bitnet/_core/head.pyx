@@ -18,7 +18,7 @@ from bitnet._core.memory cimport allocate, checked_product
 from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
-from bitnet.errors import InferenceError, ShapeError
+from bitnet.errors import InferenceError, ShapeError, TensorError
 
 cdef extern from "kernels/head.h":
     const bitnet_head_kernel HEAD_KERNELS[]
@@ -81,15 +81,16 @@ cdef class Int8Rows:
     """
 
     def __init__(self, Py_ssize_t rows, Py_ssize_t cols):
-        if rows < 1 or cols < 1:
-            raise ShapeError.empty("an int8 table", (rows, cols))
-        if cols > HEAD_MAX_COLS:
-            raise ShapeError.too_large("the number of columns", cols, HEAD_MAX_COLS, "columns")
-        self.rows, self.cols = rows, cols
-        self.panels, self.tiles = (rows + HEAD_ROWS - 1) // HEAD_ROWS, (cols + HEAD_COLS - 1) // HEAD_COLS
+        _shape_rows(self, rows, cols)
         self.block = allocate(checked_product(self.panels * HEAD_TILE_BYTES, self.tiles, "the head"), "the head", "head")
         memset(self.block.data + (self.panels - 1) * self.tiles * HEAD_TILE_BYTES, 0, self.tiles * HEAD_TILE_BYTES)
+        self.data = <const int8_t *>self.block.data
         self.scales = np.zeros(rows, np.float32)
+
+    @staticmethod
+    def bytes_of(rows, cols):
+        """Say how many bytes the weights of a table take, padding included."""
+        return -(-rows // HEAD_ROWS) * -(-cols // HEAD_COLS) * HEAD_TILE_BYTES
 
     @property
     def shape(self):
@@ -98,12 +99,12 @@ cdef class Int8Rows:
     @property
     def nbytes(self):
         """Bytes of the weights, padding included; the scales are not counted."""
-        return self.block.nbytes
+        return Int8Rows.bytes_of(self.rows, self.cols)
 
     @property
     def packed_bytes(self):
         """The bytes of the weights as they lie in memory: ndarray of uint8, read-only."""
-        stored = np.frombuffer(self.block, np.uint8)
+        stored = np.frombuffer(self.mapping if self.block is None else self.block, np.uint8)[: self.nbytes]
         stored.flags.writeable = False
         return stored
 
@@ -121,6 +122,8 @@ cdef class Int8Rows:
         cdef const int8_t[:, ::1] view = checked_matrix(weights, "weights", np.int8)
         cdef Py_ssize_t n = view.shape[0], i, row, tile, some
         cdef int8_t *to
+        if self.block is None:
+            raise TensorError.read_only("the int8 table")
         if view.shape[1] != self.cols or first < 0 or n > self.rows - first:
             raise ShapeError.mismatch("weights", (max(0, min(n, self.rows - first)), self.cols), weights.shape)
         self.scales[first : first + n] = checked(scales, "scales", np.float32)
@@ -141,7 +144,7 @@ cdef class Int8Rows:
         -------
         ndarray of float32, shape (rows, cols)
         """
-        tiles = np.frombuffer(self.block, np.int8).reshape(self.panels, self.tiles, HEAD_ROWS, HEAD_COLS)
+        tiles = self.packed_bytes.view(np.int8).reshape(self.panels, self.tiles, HEAD_ROWS, HEAD_COLS)
         weights = tiles.transpose(0, 2, 1, 3).reshape(self.panels * HEAD_ROWS, -1)[: self.rows, : self.cols]
         return weights * self.scales[:, None]
 
@@ -181,9 +184,55 @@ cdef class Int8Rows:
         return y
 
 
+def rows_of_bytes(data, rows, cols, scales):
+    """Use a table where it is, as in a mapped file.
+
+    Kernels read nothing beyond it, whatever the bytes are.
+
+    Parameters
+    ----------
+    data : ndarray of uint8, shape (nbytes,)
+        Of `Int8Rows.packed_bytes`. Begins at a multiple of 64. Kept alive by the table; must not change.
+    rows, cols : int
+    scales : ndarray of float32, shape (rows,)
+
+    Returns
+    -------
+    Int8Rows
+
+    Raises
+    ------
+    ShapeError
+        If `data` or `scales` have another size than those of such a table.
+    TensorError
+        If `data` begins elsewhere.
+    """
+    cdef const uint8_t[::1] view = checked(data, "data", np.uint8)
+    cdef Int8Rows table = Int8Rows.__new__(Int8Rows)
+    _shape_rows(table, rows, cols)
+    needed = checked_product(table.panels * HEAD_TILE_BYTES, table.tiles, "the head")
+    for name, array, shape in (("data", data, (needed,)), ("scales", checked(scales, "scales", np.float32), (rows,))):
+        if array.shape != shape:
+            raise ShapeError.mismatch(name, shape, array.shape)
+    if data.ctypes.data % HEAD_TILE_BYTES:
+        raise TensorError.not_aligned("data", f"tiles of {HEAD_TILE_BYTES} bytes")
+    table.mapping, table.data, table.scales = data, <const int8_t *>&view[0], scales
+    return table
+
+
+cdef int _shape_rows(Int8Rows table, Py_ssize_t rows, Py_ssize_t cols) except -1:
+    if rows < 1 or cols < 1:
+        raise ShapeError.empty("an int8 table", (rows, cols))
+    if cols > HEAD_MAX_COLS:
+        raise ShapeError.too_large("the number of columns", cols, HEAD_MAX_COLS, "columns")
+    table.rows, table.cols = rows, cols
+    table.panels, table.tiles = (rows + HEAD_ROWS - 1) // HEAD_ROWS, (cols + HEAD_COLS - 1) // HEAD_COLS
+    return 0
+
+
 cdef int load_rows(HeadJob *job, Int8Rows table) except -1:
     cdef const float[::1] scales = table.scales
-    job.kernel, job.w, job.scales = _kernel(), <const int8_t *>table.block.data, &scales[0]
+    job.kernel, job.w, job.scales = _kernel(), table.data, &scales[0]
     job.rows, job.cols, job.panels, job.tiles = table.rows, table.cols, table.panels, table.tiles
     # Inputs an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((HEAD_COLS * table.tiles + 127) & ~127) + 64

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--tensors", action="store_true", help="list every tensor instead of one line a layer")
     parser.add_argument("--json", action="store_true", help="print JSON, with every tensor")
+    parser.add_argument("--verify", action="store_true",
+                        help="read all files, and compare them with their checksums (SHA256SUMS, FILE.sha256)")
     parser.add_argument("--memory", action="store_true",
                         help="load the model, run a token, and show where its memory is")
     parser.set_defaults(run=run)  # fmt: skip
@@ -51,14 +53,15 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0, also where the checkpoint cannot be loaded.
+        0, also where the checkpoint cannot be loaded; 1 where a file differs from its checksum.
     """
     if args.memory:
         return _show_memory(args)
-    found = bitnet.inspect_checkpoint(args.model)
+    found = bitnet.inspect_checkpoint(args.model, verify=args.verify)
+    status = int(not all((found["checksums"] or {}).values()))
     if args.json:
         print(json.dumps(found, indent=2))
-        return 0
+        return status
     rows = _rows(found)
     indent = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         _print_table(TENSOR_HEADINGS, [_tensor_cells(one) for one in found["tensors"]], left=(0, 1, 2, 4))
     else:
         _print_table(HEADINGS, [_group_cells(*item) for item in _groups(found["tensors"]).items()], left=(0, 2, 5))
-    return 0
+    return status
 
 
 def _show_memory(args: argparse.Namespace) -> int:
@@ -104,6 +107,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("missing", _names(found["missing"]) if found["config"] else "unknown"),
         ("not used", _names(found["unused"]) if found["config"] else "unknown"),
     ]  # fmt: skip
+    if found["checksums"] is not None:
+        agree = [name for name, agrees in found["checksums"].items() if agrees]
+        rows.append(("checksums", f"of {len(agree)} files agree: {_names(agree)}" if found["checksums"] else
+                     "none are stored, so nothing was compared"))  # fmt: skip
     rows += [("note", _shown(sentence)) for sentence in found["notes"]]
     rows += [("PROBLEM", _shown(sentence)) for sentence in found["problems"]]
     return [*rows, ("can be loaded", "yes" if found["loads"] else "no")]

@@ -12,13 +12,13 @@ import os
 
 import numpy as np
 
+from bitnet.formats.sums import write_checksums
 from bitnet.formats.writing import (
     NUMPY,
     Entry,
     is_float16,
     pack_quarters,
     storable,
-    write_checksums,
     write_json,
     write_safetensors,
 )

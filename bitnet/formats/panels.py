@@ -4,6 +4,7 @@ A folder in the Hugging Face format whose ``quantization_config`` has ``"quant_m
 weight ``X.weight`` is one row of uint8, the bytes of a packing (``_core/packings``), at a multiple of 64 in the file;
 ``X.weight_scale`` is float32 of shape (), (rows,) or (rows, groups). The file's ``__metadata__`` has, for each layer,
 the packing, rows, columns and columns of a group, as ``"i2 2560 6912 0"``; and ``panels``, the version of the layout.
+The output head is there a second time, in 8 bits, as `bitnet._core.head` has it.
 
 The file is mapped, and weights are used where they are: processes share them. So nobody looks at every byte when it is
 opened; ``SHA256SUMS`` beside it is for those who want to.
@@ -19,12 +20,16 @@ from bitnet.errors import ModelLoadError
 from bitnet.formats.base import StoredTernary, need, parsed_json, quoted, read_bytes
 from bitnet.formats.hugging_face import HuggingFaceCheckpoint
 from bitnet.formats.hugging_face_write import write_files
-from bitnet.formats.writing import NUMPY, Entry, write_checksums, write_safetensors
+from bitnet.formats.sums import write_checksums
+from bitnet.formats.writing import NUMPY, Entry, write_safetensors
 
-__all__ = ["PanelsCheckpoint", "write_panels_folder"]
+__all__ = ["HEAD", "PanelsCheckpoint", "write_panels_folder"]
 
 METHOD = "bitnet_panels"
-VERSION = "1"  # of the layout of the packings' bytes
+VERSION = "2"  # of the layout of the packings' bytes, and of the head's
+HEAD = "lm_head.weight_int8"
+"""The 8-bit head: one row of uint8; its scales are beside it, as those of weights are."""
+
 ORDER = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")  # as they lie side by side, to be used as one weight
 
 
@@ -123,11 +128,13 @@ def write_panels_folder(folder, config, items, pack, activations, files=None, pr
         Called as ``progress(done_bytes, total_bytes, name)``.
     """
     os.mkdir(folder)
-    metadata, weights, scales, floats = {"format": "pt", "panels": VERSION}, [], [], []
+    metadata, weights, panels, scales, floats = {"format": "pt", "panels": VERSION}, [], [], [], []
     for item in sorted(items, key=_order):
         if item.kind == "floats":
             size = math.prod(item.shape) * _itemsize(item.dtype)
             floats.append(Entry(item.name, item.dtype, item.shape, size, item.read))
+        elif item.kind == "panels":
+            panels.append(Entry(item.name, "U8", item.shape, item.shape[0], item.read))
         else:
             found = item.read()  # scales are needed for the header; codes are read once more
             packing, nbytes = pack.size(*item.shape, found.group_size)
@@ -139,7 +146,7 @@ def write_panels_folder(folder, config, items, pack, activations, files=None, pr
                 Entry(f"{item.name}.weight_scale", "F32", scale.shape, scale.nbytes, lambda scale=scale: scale)
             )
     # Weights first: their bytes are multiples of 64, and so are their places.
-    write_safetensors(os.path.join(folder, "model.safetensors"), [*weights, *floats, *scales], metadata,
+    write_safetensors(os.path.join(folder, "model.safetensors"), [*weights, *panels, *floats, *scales], metadata,
                       progress or (lambda done, total, name: None))  # fmt: skip
     stored = config.get("quantization_config") or {}
     kept = {name: stored[name] for name in ("use_rms_norm", "rms_norm_eps") if name in stored}

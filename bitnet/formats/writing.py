@@ -5,7 +5,6 @@ their scales. It takes them one after another, so that one tensor at a time is i
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -16,22 +15,21 @@ from typing import Any
 import numpy as np
 
 from bitnet.errors import ModelLoadError
+from bitnet.formats.sums import BESIDE, sha256
 
 __all__ = [
-    "CHECKSUMS",
     "Codes",
     "Entry",
     "Item",
     "is_float16",
+    "new_checkpoint",
     "new_path",
     "pack_quarters",
     "storable",
-    "write_checksums",
     "write_json",
     "write_safetensors",
 ]
 
-CHECKSUMS = "SHA256SUMS"
 CHUNK = 1 << 24  # bytes written, and hashed, at once
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I8": np.int8}
 
@@ -63,13 +61,14 @@ class Item:
     ----------
     name : str
         Its Hugging Face name; of a ternary weight that of its layer, without ``.weight``.
-    kind : {"floats", "ternary"}
+    kind : {"floats", "ternary", "panels"}
+        The last are bytes as kernels read them, of a head.
     shape : tuple of int
         Of a ternary weight (rows, cols).
     read : callable
         Gives an array of the type `dtype`, BF16 as uint16; or a `Codes`.
-    dtype : {"F32", "F16", "BF16"}, optional
-        Of floats.
+    dtype : {"F32", "F16", "BF16", "U8"}, optional
+        Of floats; of panels U8.
     """
 
     name: str
@@ -127,6 +126,31 @@ def new_path(path, force=False):
         raise ModelLoadError.unwritable(path, error.strerror or str(error)) from error
 
 
+@contextlib.contextmanager
+def new_checkpoint(path, force=False):
+    """Make a checkpoint as `new_path` does; beside a file its checksum appears, after it.
+
+    Parameters
+    ----------
+    path, force
+        As of `new_path`.
+
+    Yields
+    ------
+    str
+        A name beside it, to be written to.
+    """
+    with new_path(path, force) as scratch:
+        yield scratch
+        digest = sha256(scratch) if os.path.isfile(scratch) else None
+        if digest:  # an older file's would be wrong from here on
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + BESIDE)
+    if digest:
+        with new_path(path + BESIDE, force=True) as scratch, open(scratch, "w", encoding="utf-8") as file:
+            file.write(f"{digest}  {os.path.basename(path)}\n")
+
+
 def write_json(folder, name, content):
     """Write a JSON file."""
     with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
@@ -170,24 +194,6 @@ def write_safetensors(path, entries, metadata, progress):
         write_entries(file, entries, progress)
         file.flush()
         os.fsync(file.fileno())
-
-
-def write_checksums(folder):
-    """Write ``SHA256SUMS`` of the files of a folder, which ``sha256sum -c`` reads.
-
-    Parameters
-    ----------
-    folder : str
-    """
-    names = sorted(name for name in os.listdir(folder) if name != CHECKSUMS)
-    with open(os.path.join(folder, CHECKSUMS), "w", encoding="utf-8") as file:
-        file.writelines(f"{sha256(os.path.join(folder, name))}  {name}\n" for name in names)
-
-
-def sha256(path):
-    """Compute the checksum of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_quarters(codes):

@@ -10,7 +10,7 @@ from cli_checkpoints import KNOWN, changed_config
 
 import bitnet
 from bitnet import machine
-from bitnet.cli import bench_model, main
+from bitnet.cli import bench_measure, bench_model, main
 
 MODEL = str(DATA / "bitnet-packed-auto")
 SHORT = ["-p", "8", "-n", "4", "-r", "2"]
@@ -18,7 +18,7 @@ SHORT = ["-p", "8", "-n", "4", "-r", "2"]
 
 @pytest.fixture(autouse=True)
 def little(monkeypatch):
-    monkeypatch.setattr(bench_model, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(bench_measure, "BUFFER_BYTES", 1 << 20)
 
 
 def test_the_table(unset, capsys):
@@ -35,8 +35,8 @@ def test_the_table(unset, capsys):
         assert sign == "±"
         assert float(mean) > 0
         assert float(deviation) >= 0
-        assert row[7].endswith("%") == (row[5] == "tg4")
-        assert row[8].endswith("%") == (row[5] == "pp8" and machine.describe().isa != "portable")
+        assert row[8].endswith("%") == (row[5] == "tg4") == (row[7] != "")
+        assert row[10].endswith("%") == (row[5] == "pp8" and machine.describe().isa != "portable") == (row[9] != "")
     assert "peak RSS " in output
     assert "limits, 1 thread: read bandwidth " in output
     assert "limits, 2 threads: read bandwidth " in output
@@ -54,6 +54,36 @@ def test_json(unset, capsys):
     for one in found["results"]:
         assert len(one["samples_s"]) == len(one["read_bytes_per_s"]) == 2
         assert one["avg_ts"] > 0
+
+
+def test_depth_and_sequences(unset, capsys):
+    options = ["-p", "8", "-n", "4", "-d", "0", "-d", "64", "-np", "1", "-np", "3", "-r", "1", "-t", "1", "-b", "16"]
+    assert main(["bench", MODEL, *options, "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert [one["test"] for one in found] == [
+        "pp8", "pp8 @ d64", "tg4", "tg4 x 3", "tg4 @ d64", "tg4 @ d64 x 3",
+    ]  # fmt: skip
+    assert [(one["n_depth"], one["n_parallel"]) for one in found] == [(0, 1), (64, 1), (0, 1), (0, 3), (64, 1), (64, 3)]
+    assert all(one["avg_ts"] > 0 for one in found)
+
+
+def test_energy_where_the_system_tells_it(unset, capsys, monkeypatch, tmp_path):
+    # A package and a part of it, whose energy is that of the package already.
+    for zone in ("intel-rapl:0", "intel-rapl:0:0", "intel-rapl:1"):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "energy_uj").write_text("1000000\n")
+        (tmp_path / zone / "max_energy_range_uj").write_text("5000000\n")
+    meter = machine.EnergyMeter(tmp_path)
+    assert meter.joules() == 0
+    for zone, now in (("intel-rapl:0", 3_500_000), ("intel-rapl:0:0", 3_000_000), ("intel-rapl:1", 500_000)):
+        (tmp_path / zone / "energy_uj").write_text(f"{now}\n")
+    assert meter.joules() == 2.5 + 4.5  # the other counter began anew
+    assert machine.EnergyMeter(tmp_path / "none").joules() is None
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("no number")
+    assert meter.joules() is None
+    monkeypatch.setattr(machine.EnergyMeter, "joules", lambda self: 8.0)
+    assert main(["bench", MODEL, *SHORT, "-t", "1"]) == 0
+    assert "energy, tg4, 1 thread: 2.000 J a token, of the whole processor" in capsys.readouterr().out
 
 
 def test_csv(unset, capsys):
@@ -89,6 +119,11 @@ def test_a_random_model_in_the_shape_of_a_real_one():
         ([MODEL, "-p", "0", "-n", "0"], "--n-prompt and --n-gen are both 0; there is nothing to measure"),
         ([MODEL, "-r", "0"], "--repeats is 0; it must be at least 1"),
         ([MODEL, "-t", "0"], "--threads is 0; it must be at least 1"),
+        ([MODEL, "-p", "8", "-d", "7"], "--n-depth is 7; before a prompt it must be a multiple of 64, the tokens of a "
+         "page of the cache"),
+        ([MODEL, "-np", "0"], "--parallel is 0; it must be at least 1"),
+        ([MODEL, "-d", "-1"], "--n-depth is -1; it must be at least 0"),
+        ([MODEL, *SHORT, "-d", "128"], "pp8 @ d128 is longer than the context of 128 tokens"),
         ([MODEL], "pp512 is longer than the context of 128 tokens"),
         ([MODEL, "-p", "8", "-n", "127"], "tg127 is longer than the context of 128 tokens"),
     ],

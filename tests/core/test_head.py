@@ -60,6 +60,23 @@ def test_rows_may_come_in_parts_and_be_read_back(rng):
     assert made.nbytes == 64 * 24
 
 
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_a_table_is_used_where_it_lies(isa, rng, rows, cols):
+    made, weights, scales = table(rng, rows, cols)
+    where = np.empty(made.nbytes + 64, np.uint8)
+    data = where[-where.ctypes.data % 64 :][: made.nbytes]
+    data[:] = made.packed_bytes
+    data.flags.writeable = False
+    viewed = head.rows_of_bytes(data, rows, cols, scales)
+    x = rng.normal(size=(3, cols)).astype(np.float32)
+    assert (viewed.multiply(x) == made.multiply(x)).all()
+    assert np.shares_memory(viewed.packed_bytes, where)
+    assert viewed.nbytes == made.nbytes == Int8Rows.bytes_of(rows, cols)
+    np.testing.assert_array_equal(viewed.dequantize(), weights * scales[:, None])
+    with pytest.raises(TensorError, match="the int8 table is read-only"):
+        viewed.fill(0, weights, scales)
+
+
 def test_the_input_is_rounded_far_less_than_the_weights_were(rng):
     made, weights, scales = table(rng, 64, 2560)
     x = rng.normal(size=(8, 2560)).astype(np.float32)

@@ -4,9 +4,11 @@ Nothing is stored beforehand; some 3 GB are written to the temporary folder.
 """
 
 import json
+import sys
 import time
 
 import pytest
+from opening import opened
 
 import bitnet
 from bitnet import EngineConfig, conversion
@@ -15,6 +17,7 @@ from bitnet.formats.random import RandomCheckpoint
 
 pytestmark = pytest.mark.large
 VOCABULARY = 128256
+MB = 1e6
 
 
 def tokenizer_json():
@@ -68,6 +71,38 @@ def test_it_opens_at_once_and_runs_as_the_source_does(folder):
     assert opened < 5
     with bitnet.InferenceEngine() as engine:
         assert (engine.infer(bitnet.random_model("2b4t"), [1, 2, 3], last_only=True) == ours).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
+def test_it_is_mapped_and_shared(folder):
+    # Bytes of the weights as t5, and of the head.
+    weights = 30 * (2 * 2560 * 2560 + 2 * 640 * 2560 + 3 * 6912 * 2560) / 5 + VOCABULARY * 2560
+    with opened(folder) as (found, ask), opened(folder) as (second, _):
+        both = ask()["Pss"] + second["Pss"]
+    print(f"opened in {found['open_s']:.2f} s, a token in {found['first_token_s']:.2f} s, peak "
+          f"{found['peak'] / MB:.0f} MB, its own {found['Private_Dirty'] / MB:.0f} MB, two processes "
+          f"{both / MB:.0f} MB")  # fmt: skip
+    own = 200 * MB  # the library, the vocabulary, scratch memory; none of the weights
+    assert found["Private_Dirty"] < own
+    assert found["peak"] < weights * 1.3 + own  # i2 instead of t5 is a quarter more
+    assert both < weights * 1.3 + 2 * own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
+def test_a_packed_folder_is_opened_without_a_further_copy(tmp_path):
+    path = tmp_path / "model"
+    with RandomCheckpoint("2b4t") as checkpoint:
+        conversion.write(checkpoint, str(path), "hugging_face", EngineConfig())
+    with opened(path) as (found, _):
+        weights = found["weight_bytes"] + VOCABULARY * 2560
+        print(f"{(path / 'model.safetensors').stat().st_size / MB:.0f} MB opened in {found['open_s']:.2f} s, "
+              f"weights and head {weights / MB:.0f} MB, peak {found['peak'] / MB:.0f} MB")  # fmt: skip
+        # A further copy would be allowed; there is none.
+        assert found["peak"] - found["before"]["Rss"] < weights + 150 * MB
+        (done, total), told, longest = found["progress"]
+        assert done == total > 1.1e9
+        assert told > 30 * 7
+        assert longest < 0.5 * found["open_s"] + 0.5  # no silence for long
 
 
 def test_it_becomes_a_gguf_file_and_the_file_a_model(folder, tmp_path):
