@@ -10,11 +10,13 @@ The map, from here to the instruction::
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
+        │                       driving.py              in which thread that is done
         │                       kv_cache.py             their keys and values, and which of them share some
         │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
         │                       harness.py              for lm-evaluation-harness
+    bitnet.compat.Llama         compat/                 llama-cpp-python's interface on this engine
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
     bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it

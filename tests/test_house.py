@@ -56,13 +56,15 @@ ARROWS = {
     "_load_errors": "_errors",
     "errors": "_errors _load_errors",
     "_checks": "errors",
-    "config": "errors _checks",
+    "_generation_config": "_checks",
+    "config": "errors _checks _generation_config",
     "quant": "errors config _core.arrays _core.quant",
     "tokenizer": "errors formats.base formats.gguf_file vocabulary",
     "vocabulary": "errors",
     "chat": "errors sandbox",
     "sandbox": "",
-    "sampling": "config errors",
+    "_core.sampling": "errors _core.arrays _core.blocks _core.memory",
+    "sampling": "config errors _core.sampling",
     "weight": "config quant tuning _core.quant _core.packing _core.matmul",
     "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -74,10 +76,11 @@ ARROWS = {
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
               "memory engine loaded model inspection scoring _bitnet_runtime",
-    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
+    "engine": "assets errors completion config generation memory model driving request scheduler stream texts kv_cache",
     "completion": "",
     "request": "completion errors sampling",
-    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "driving": "request",
+    "scheduler": "driving errors kv_cache request _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine model scoring",
@@ -105,8 +108,9 @@ ARROWS = {
     "formats*": "errors config chat formats* _core.*",
     "cli*": "bitnet machine tuning memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
+    "compat*": "chat config engine errors tokenizer compat*",
     "server*": "bitnet machine memory errors server*",
-    "examples*": "bitnet machine memory errors train",
+    "examples*": "bitnet compat machine memory errors train",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.
