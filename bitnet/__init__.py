@@ -17,6 +17,7 @@ The map, from here to the instruction::
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
         │                       harness.py              for lm-evaluation-harness
+    bitnet.compat.Llama         compat/                 llama-cpp-python's interface on this engine
     bitnet.quantize_checkpoint  quantization.py         a float checkpoint, rounded, and what that costs
     bitnet.activation_statistics  calibration.py        what its linear layers are given on a text
     _core/program.pyx           the pass as a flat list of operations, and the running of it

@@ -72,7 +72,7 @@ class TextMethods:
     def embed(
         self,
         model: Any,
-        texts: Iterable[str],
+        texts: Iterable[Any],
         *,
         pooling: str | None = None,
         normalize: bool = True,
@@ -85,7 +85,7 @@ class TextMethods:
         ----------
         model : Model
             One that was trained for it, as BitNet-embedding; others give vectors that mean little.
-        texts : list of str
+        texts : list of (str or sequence of int)
         pooling : {"last", "mean", "cls"}, optional
             By default that of the model.
         normalize : bool, optional

@@ -110,8 +110,9 @@ ARROWS = {
     "formats*": "errors config chat formats* _core.*",
     "cli*": "bitnet machine tuning memory errors train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
+    "compat*": "chat config engine errors tokenizer compat*",
     "server*": "bitnet machine memory errors server*",
-    "examples*": "bitnet machine memory errors train",
+    "examples*": "bitnet compat machine memory errors train",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_compat
 import raises_formats
 import raises_instruments
 import raises_memory
@@ -421,7 +422,7 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
-ROWS += raises_runs.ROWS + raises_formats.ROWS + raises_memory.ROWS + raises_instruments.ROWS
+ROWS += raises_compat.ROWS + raises_runs.ROWS + raises_formats.ROWS + raises_memory.ROWS + raises_instruments.ROWS
 ROWS.append((
     "_core/memory.pyx", "ConfigurationError.choice",
     lambda: in_process("import bitnet; bitnet.HybridMemoryPool.instance()", BITNET_MEMORY_PROFILING="all"),
