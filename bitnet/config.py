@@ -245,6 +245,10 @@ class EngineConfig(Config):
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
+    load : {"mmap", "copy"}
+        What becomes of weights that a file has as kernels read them (``bitnet convert``): they stay in the file's
+        mapping, open at once and shared by all processes, or are copied into memory of huge pages, where a step reads
+        them faster. What a checkpoint has in other forms is packed, which is a copy.
     verify : {None, "load"}
         Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
         are any, and keeps them for ``model.verify()``. It reads the files a second time.
@@ -276,8 +280,8 @@ class EngineConfig(Config):
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
-        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
-        activations="activation_dtype act_dtype", weights="weight_dtype",
+        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", load="load_mode loading",
+        verify="check checksums", activations="activation_dtype act_dtype", weights="weight_dtype",
         hidden_act="activation activation_function hidden_activation",
         i2s_layout="i2_s_layout", max_batch_size="max_num_seqs n_parallel parallel max_batch",
         max_batch_tokens="max_num_batched_tokens n_batch batch_tokens", max_queue="queue_size max_waiting queue",
@@ -291,6 +295,7 @@ class EngineConfig(Config):
     packing: str = "auto"
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
+    load: str = "mmap"
     verify: str | None = None
     activations: str = "auto"
     weights: str = "ternary"
@@ -309,6 +314,7 @@ class EngineConfig(Config):
         self._choice("packing", ("auto", "i2", "t5"))
         self._choice("kv_dtype", ("float16", "float32", "int8"))
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
+        self._choice("load", ("mmap", "copy"))
         if self.verify is not None:
             self._choice("verify", ("load",))
         self._choice("activations", ("auto", "int8", "float32"))

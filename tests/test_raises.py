@@ -441,10 +441,9 @@ if sys.platform == "linux":
     ]  # fmt: skip
     NOT_HERE = raises_runs.PASSED_ON
 else:
-    NOT_HERE = raises_runs.PASSED_ON | {
-        ("_core/blocks.pyx", "MemoryError.allocation"), ("_core/blocks.pyx", "ImportError"),
-        ("_core/threads.pyx", "ImportError"),
-    }  # fmt: skip
+    NOT_HERE = raises_runs.PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"),
+                                        ("_core/blocks.pyx", "ImportError"),
+                                        ("_core/threads.pyx", "ImportError")}  # fmt: skip
 
 SITES = sites()
 
