@@ -151,6 +151,8 @@ ROWS = [
      "pooling is 'max'; it must be one of 'last', 'mean', 'cls'"),
     ("embedding.py", "ConfigurationError.value", lambda: loaded().engine.embed(loaded().model, "text"),
      "embed.texts is 'text'; it must be a list of texts"),
+    ("embedding.py", "ConfigurationError.value", lambda: loaded().engine.embed(loaded().model, ["a"], batch_size=0),
+     "embed.batch_size is 0; it must be a whole number above 0"),
     ("embedding.py", "InferenceError.empty_prompt",
      lambda: embedded(loaded().engine, Nothing, [""], None, True, 1, None),
      "the prompt has no tokens; give at least one"),
