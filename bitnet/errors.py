@@ -376,7 +376,7 @@ class DeviceError(BitNetError, RuntimeError):
     @classmethod
     def address(cls, address: str, reason: Any) -> Self:
         """An address of the network that cannot be listened at."""
-        return cls(f"cannot listen at {address}: {reason}", address=address)
+        return cls(f"cannot listen at {address}: {reason}", address=address, reason=reason)
 
     @classmethod
     def missing_extra(cls, library: str, extra: str) -> Self:

@@ -135,7 +135,9 @@ def without_llguidance():
     try:
         Grammar.regex("a")
     finally:
-        sys.modules["llguidance"] = there
+        del sys.modules["llguidance"]
+        if there is not None:
+            sys.modules["llguidance"] = there
 
 
 @functools.cache

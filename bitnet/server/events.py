@@ -1,7 +1,7 @@
 """Server-sent events: an answer as it comes."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -35,11 +35,11 @@ class EventStream:
 
     Parameters
     ----------
-    chunks : async iterator of bytes
+    chunks : async generator of bytes
         One or more events each.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,5 +50,5 @@ class EventStream:
         except Exception as error:
             await send({"type": "http.response.body", "body": event(problem_of(error).body()), "more_body": True})
         finally:
-            await self._chunks.aclose()  # type: ignore[attr-defined]
+            await self._chunks.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

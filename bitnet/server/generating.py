@@ -1,10 +1,11 @@
 """What both endpoints that generate share: beginning, waiting, sending, counting."""
 
+import abc
 import functools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -40,7 +41,7 @@ def usage(done: Sequence[bitnet.Completion], choices: int) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in done[::choices])}}  # fmt: skip
 
 
-class Writer:
+class Writer(abc.ABC):
     """Writes what comes of a request's generations as an endpoint has it.
 
     Parameters
@@ -55,23 +56,23 @@ class Writer:
     def __init__(self, kind: str, objects: tuple[str, str], model: str) -> None:
         self.head = {"id": f"{kind}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self.whole, self.part = objects
-        self._start = f"data: {json.dumps({**self.head, 'object': self.part})[:-1]}, \"choices\": [".encode()
+        self._start = event({**self.head, "object": self.part}).removesuffix(b"}\n\n") + b',"choices":['
 
     def first(self, count: int) -> bytes:
         """Events before all others."""
-        return b""
+        return b""  # some have none
 
+    @abc.abstractmethod
     def piece(self, news: News) -> bytes:
         """Events of a piece."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end(self, number: int, done: bitnet.Completion) -> bytes:
         """Events of an answer's end."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def choice(self, number: int, done: bitnet.Completion) -> dict[str, Any]:
         """An answer as a whole."""
-        raise NotImplementedError
 
     def chunk(self, choice: dict[str, Any]) -> bytes:
         """An event with one choice."""
@@ -115,7 +116,7 @@ async def answer(
     chunks = _events(request, service, body, calls, writer, choices)
     first = await anext(chunks)  # an error before it has a status of its own
 
-    async def all_chunks() -> AsyncIterator[bytes]:
+    async def all_chunks() -> AsyncGenerator[bytes, None]:
         try:
             yield first
             async for chunk in chunks:
@@ -129,7 +130,7 @@ async def answer(
 async def _events(
     request: Request, service: Service, body: dict[str, Any], calls: Sequence[Callable[[], bitnet.Stream]],
     writer: Writer, choices: int,
-) -> AsyncIterator[bytes]:  # fmt: skip
+) -> AsyncGenerator[bytes, None]:  # fmt: skip
     done: dict[int, bitnet.Completion] = {}
     begun, seen = False, service.metrics.watcher()
     with service.request():
@@ -156,7 +157,7 @@ async def _events(
 def repeated(
     service: Service, body: dict[str, Any], config: bitnet.GenerationConfig, make: Callable[..., bitnet.Stream],
     prompts: Sequence[Any],
-) -> list[Callable[[], bitnet.Stream]]:  # fmt: skip
+) -> Sequence[Callable[[], bitnet.Stream]]:  # fmt: skip
     """Make the calls for `n` answers to each prompt; each further one draws with the seed after.
 
     Parameters

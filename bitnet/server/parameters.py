@@ -45,7 +45,8 @@ def settings(body: dict[str, Any], model: bitnet.Model, most: int) -> bitnet.Gen
         fields["stop_strings"] = body["stop"]
     if "seed" in body:
         fields["seed"] = body["seed"]
-    return base.replace(**fields)
+    found: bitnet.GenerationConfig = base.replace(**fields)
+    return found
 
 
 def prompt_list(given: Any) -> list[Any]:

@@ -185,6 +185,10 @@ def check(path: str, body: Any) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+STATUSES = (400, 401, 403, 404, 405, 408, 413, 415, 429, 503)
+"""Of errors."""
+
+
 def _below(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
@@ -202,7 +206,7 @@ def document(version: str) -> Schema:
     dict
     """
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    told = dict.fromkeys("400 401 403 404 405 408 413 415 429 503".split(), {"description": "An error.", "content": content})
+    told = {str(status): {"description": "An error.", "content": content} for status in STATUSES}
     answer = {"200": {"description": "Done.", "content": {
         "application/json": {"schema": {"type": "object"}},
         "text/event-stream": {"schema": {"type": "string"}},
