@@ -17,6 +17,7 @@ from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.driving import Turn
 from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
 from bitnet.generation import complete_all, read_all
+from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
@@ -171,7 +172,7 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
-        grammar: Any = None,
+        grammar: Grammar | None = None,
         on_piece: OnPiece | None = None,
         streamer: Any = None,
     ) -> Any:
@@ -244,7 +245,7 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
-        grammar: Any = None,
+        grammar: Grammar | None = None,
         on_piece: OnPiece | None = None,
     ) -> Stream:
         """Go on from a prompt, piece by piece.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.embedding import embedded
 from bitnet.engine import InferenceEngine, Logits, Prompt, Stream
+from bitnet.grammar import Grammar
 from bitnet.model import Model
 from bitnet.scoring import Score
 
@@ -40,8 +41,8 @@ class LoadedModel:
 
     def generate(
         self, prompt: Prompt | ListOf[Prompt], config: GenerationConfig | None = None, *, priority: int = 0,
-        timeout: float | None = None, logits_processor: Any = None, grammar: Any = None, on_piece: Any = None,
-        streamer: Any = None, **settings: Any,
+        timeout: float | None = None, logits_processor: Any = None, grammar: Grammar | None = None,
+        on_piece: Any = None, streamer: Any = None, **settings: Any,
     ) -> Any:  # fmt: skip
         """Go on from a prompt or many, as `InferenceEngine.generate`; settings, of `GenerationConfig`, change `config`
         or the model's own defaults."""
@@ -52,8 +53,8 @@ class LoadedModel:
 
     def stream(
         self, prompt: Prompt, config: GenerationConfig | None = None, *, priority: int = 0,
-        timeout: float | None = None, logits_processor: Any = None, grammar: Any = None, on_piece: Any = None,
-        **settings: Any,
+        timeout: float | None = None, logits_processor: Any = None, grammar: Grammar | None = None,
+        on_piece: Any = None, **settings: Any,
     ) -> Stream:  # fmt: skip
         """Go on from a prompt, piece by piece, as `InferenceEngine.stream`."""
         return self.engine.stream(

@@ -168,6 +168,8 @@ class Generation(Request):
         self._few = config.min_new_tokens
         self._processor, self._head = processor, model.program.names[-1]
         self._grammar = None if grammar is None else grammar.matcher(model)
+        if grammar is not None:  # which says when the model's own end may come
+            self._ends |= frozenset(model.eos_token_ids)
         self._is_plain = self.sampler.is_greedy and not self._few and processor is None and grammar is None
 
     def take(self, batch, output, count):

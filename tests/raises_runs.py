@@ -19,9 +19,11 @@ from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet._core.sampling import History
+from bitnet.assets import BUNDLED
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.engine import InferenceEngine
 from bitnet.formats import open_checkpoint
+from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.model import load_model, random_model
 from bitnet.models import family
@@ -125,6 +127,20 @@ def cancelled_between_runs():
     engine().cancel()
     with engine()._run_of(loaded()) as (execution, _):
         engine()._run(execution, [np.zeros(1, np.int32)] * 3, [], np.zeros(0, np.int32), cancels)
+
+
+def without_llguidance():
+    there = sys.modules.get("llguidance")
+    sys.modules["llguidance"] = None
+    try:
+        Grammar.regex("a")
+    finally:
+        sys.modules["llguidance"] = there
+
+
+@functools.cache
+def bundled():
+    return load_model(BUNDLED, EngineConfig(num_threads=1))
 
 
 def beyond_the_cache():
@@ -295,6 +311,18 @@ ROWS = [
      "stream: a stream is one answer; num_return_sequences is 2"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1]], streamer=ONES),
      "generate: a streamer is for one answer, and instead of on_piece"),
+    ("grammar.py", "DeviceError.missing_extra", without_llguidance,
+     "'llguidance' is not installed; run: pip install 'bitnet-runtime[grammar]'"),
+    ("grammar.py", "ConfigurationError.value", lambda: Grammar.lark(3), "Grammar.lark is 3; it must be a string"),
+    ("grammar.py", "ConfigurationError.grammar", lambda: Grammar.json_schema(3),
+     "Grammar.json_schema cannot be used: 'int' object is not iterable"),
+    ("grammar.py", "ConfigurationError.grammar", lambda: Grammar.json_schema({"type": "x"}),
+     'Grammar.json_schema cannot be used: Invalid type: x'),
+    ("grammar.py", "ModelLoadError.no_tokenizer", lambda: engine().generate(loaded(), [1], grammar=Grammar.regex("a")),
+     f"'{CHECKPOINT}' has no tokenizer that can be used; give token ids instead of text"),
+    ("grammar.py", "InferenceError.grammar",
+     lambda: Grammar.regex("a").matcher(bundled()).accept(bundled().tokenizer.id_of("b")),
+     """the grammar cannot go on: Parser Error: token "b" doesn't satisfy the grammar; byte 'b' fails parse"""),
     ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
     ("scheduler.py", "QueueFullError.waiting", full_queue,
      "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),
