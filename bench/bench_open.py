@@ -25,6 +25,25 @@ def folder(request, tmp_path_factory):
     return path
 
 
+def test_mapped_or_copied(folder):
+    """What the copy into huge pages costs when the file is opened, and what it spares in each step, in turn."""
+    if folder.name != "bitnet":
+        pytest.skip("only what was converted can stay where it is")
+    rounds = {"mmap": [], "copy": []}
+    for _ in range(ROUNDS):
+        for load, seen in rounds.items():
+            with opened(folder, load) as (found, _ask):
+                seen.append(found)
+    print()
+    for load, seen in rounds.items():
+        first = statistics.median(one["open_s"] + one["first_token_s"] for one in seen)
+        step = statistics.median(one["step_s"] for one in seen)
+        print(f"load='{load}': first token after {first:.3f} s (limit: 0.5), then {1e3 * step:.1f} ms a token; "
+              f"peak {max(one['peak'] for one in seen) / MB:.0f} MB")  # fmt: skip
+    ratios = [b["step_s"] / a["step_s"] for a, b in zip(rounds["mmap"], rounds["copy"], strict=True)]
+    print(f"a step from copied weights takes {statistics.median(ratios):.2f} of one from the mapping")
+
+
 def test_open(folder):
     """Targets: far below a second where it is mapped, nothing copied; else a further copy of the weights at most."""
     rounds = []

@@ -10,7 +10,9 @@ The map, from here to the instruction::
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
+        │                       driving.py              in which thread that is done
         │                       kv_cache.py             their keys and values, and which of them share some
+        │                       grammar.py              what an answer has to be: JSON, regular expressions, grammars
         │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format
     bitnet.perplexity, compare  evaluation.py           how well a model predicts a text
@@ -53,6 +55,7 @@ from bitnet.engine import Completion, InferenceEngine, Piece, Stream
 from bitnet.errors import *  # noqa: F403
 from bitnet.errors import MemoryError as MemoryError  # a builtin's name: not for `import *`, so not in __all__
 from bitnet.evaluation import compare, perplexity
+from bitnet.grammar import Grammar
 from bitnet.inspection import inspect_checkpoint
 from bitnet.loaded import LoadedModel, load
 from bitnet.memory import HybridMemoryPool, LeakReport, MemoryHandle, MemoryStats
@@ -70,6 +73,7 @@ __all__ = [
     "Diagnosis",
     "EngineConfig",
     "GenerationConfig",
+    "Grammar",
     "HybridMemoryPool",
     "InferenceEngine",
     "LeakReport",

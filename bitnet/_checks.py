@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from bitnet.errors import ConfigurationError
 
-__all__ = ["Config", "FrozenDict", "checks_names", "foreign", "frozen", "is_json"]
+__all__ = ["SIZES", "Config", "FrozenDict", "checks_names", "foreign", "frozen", "is_json"]
+
+SIZES = range(1, 2**31)  # beyond any model, and within what a signed 32-bit integer holds, as token ids are
 
 _C = TypeVar("_C", bound="type[Config]")
 
@@ -138,6 +140,19 @@ class Config:
         if value is not None and not all(one is not None and one in known for one in ids):
             raise self._refused(name, f"a token id from 0 to {known[-1]}, or a list of them")
         self._set(name, none if value is None else tuple(ids))
+
+    def _pairs(self, name: str, known: Sequence[int]) -> None:
+        """Store a mapping of token ids to numbers as pairs in the order of the ids, and None as an empty one."""
+        value = getattr(self, name)
+        try:
+            given = list(value.items() if isinstance(value, Mapping) else value or ())
+            pairs = sorted((_whole(int(id) if isinstance(id, str) else id), float(number)) for id, number in given)
+            fits = all(id in known and math.isfinite(number) for id, number in pairs)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits or len({id for id, _ in pairs}) < len(pairs):
+            raise self._refused(name, f"a dictionary of token ids from 0 to {known[-1]} to finite numbers")
+        self._set(name, tuple(pairs))
 
     def _strings(self, name: str, needed: str) -> None:
         """Store one string or several as a tuple, and None as an empty one."""

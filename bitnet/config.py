@@ -16,12 +16,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
-from bitnet._checks import Config, FrozenDict, checks_names, foreign, frozen, is_json
+from bitnet._checks import SIZES, Config, FrozenDict, checks_names, foreign, frozen, is_json
+from bitnet._generation_config import GenerationConfig
 from bitnet.errors import ConfigurationError
 
 __all__ = ["EngineConfig", "GenerationConfig", "MemoryPoolConfig", "ModelConfig", "QuantizationConfig"]
 
-SIZES = range(1, 2**31)  # beyond any model, and within what a signed 32-bit integer holds, as token ids are
+GenerationConfig.__module__ = __name__  # where users find it, and pickles name it
 
 GATES = ("relu2", "silu", "gelu", "gelu_pytorch_tanh")
 
@@ -244,6 +245,10 @@ class EngineConfig(Config):
         Type of the cached keys and values: 2, 4 or 1 bytes an element. "int8" has a scale for each head and token.
     head_dtype : {"int8", "float16", "bfloat16", "float32"}
         Type of the output head in memory: 1, 2, 2 or 4 bytes a weight. "int8" quantises it.
+    load : {"mmap", "copy"}
+        What becomes of weights that a file has as kernels read them (``bitnet convert``): they stay in the file's
+        mapping, open at once and shared by all processes, or are copied into memory of huge pages, where a step reads
+        them faster. What a checkpoint has in other forms is packed, which is a copy.
     verify : {None, "load"}
         Whether loading makes checksums of all tensors, compares them with those stored beside the checkpoint, if there
         are any, and keeps them for ``model.verify()``. It reads the files a second time.
@@ -275,8 +280,8 @@ class EngineConfig(Config):
 
     FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
         device="backend", num_threads="threads n_threads nthreads", packing="pack weight_packing",
-        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", verify="check checksums",
-        activations="activation_dtype act_dtype", weights="weight_dtype",
+        kv_dtype="cache_dtype kv_cache_dtype", head_dtype="lm_head_dtype", load="load_mode loading",
+        verify="check checksums", activations="activation_dtype act_dtype", weights="weight_dtype",
         hidden_act="activation activation_function hidden_activation",
         i2s_layout="i2_s_layout", max_batch_size="max_num_seqs n_parallel parallel max_batch",
         max_batch_tokens="max_num_batched_tokens n_batch batch_tokens", max_queue="queue_size max_waiting queue",
@@ -290,6 +295,7 @@ class EngineConfig(Config):
     packing: str = "auto"
     kv_dtype: str = "float16"
     head_dtype: str = "int8"
+    load: str = "mmap"
     verify: str | None = None
     activations: str = "auto"
     weights: str = "ternary"
@@ -308,6 +314,7 @@ class EngineConfig(Config):
         self._choice("packing", ("auto", "i2", "t5"))
         self._choice("kv_dtype", ("float16", "float32", "int8"))
         self._choice("head_dtype", ("int8", "float16", "bfloat16", "float32"))
+        self._choice("load", ("mmap", "copy"))
         if self.verify is not None:
             self._choice("verify", ("load",))
         self._choice("activations", ("auto", "int8", "float32"))
@@ -321,112 +328,6 @@ class EngineConfig(Config):
         if self.max_batch_size > self.max_batch_tokens:
             raise self._conflict(f"max_batch_size is {self.max_batch_size}, max_batch_tokens only "
                                  f"{self.max_batch_tokens}")
-
-
-@checks_names
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationConfig(Config):
-    """How tokens are chosen, and when to stop, with Transformers' names and defaults except where said.
-
-    Parameters
-    ----------
-    max_new_tokens, min_new_tokens : int
-        The most tokens to generate (256 is our default), and how many before anything may end the text.
-    do_sample : bool
-        Whether to draw the next token, or take the most likely; then a field that only drawing reads may not be set.
-    temperature : float
-        Logits are divided by it; above 0.
-    top_k : int, optional
-        Draw from so many most likely tokens. 0 and None draw from all, and are stored as None.
-    top_p : float
-        Draw from the most likely tokens that together have this probability; above 0, and 1 for all.
-    min_p : float, optional
-        Draw from the tokens at least so likely, as a share of the most likely one. 0 and None as for `top_k`.
-    repetition_penalty : float
-        Divides positive logits of tokens that occurred, and multiplies negative ones; above 0, and 1 for none.
-    eos_token_id : int or list of int, optional
-        Tokens that end the text; None for those of the model, an empty list for none.
-    stop_strings : str or list of str, optional
-        Strings that end the text when they appear in it.
-    seed : int, optional
-        Seed of the drawing, 0 to ``2**64 - 1``; None for a fresh one each time. Ours: Transformers' seed is global.
-    """
-
-    FOREIGN_NAMES: ClassVar[Mapping[str, str]] = foreign(
-        max_new_tokens="max_tokens n_predict num_predict max_length max_completion_tokens", min_new_tokens="min_tokens",
-        do_sample="sample sampling greedy", temperature="temp", top_k="topk", top_p="topp nucleus", min_p="minp",
-        repetition_penalty="repeat_penalty", seed="random_seed rng_seed manual_seed",
-        eos_token_id="eos eos_id eos_token_ids stop_token_ids", stop_strings="stop stop_words stop_sequences",
-    )  # fmt: skip
-
-    # The fields that only drawing reads, with the value by which each changes nothing.
-    NEUTRAL: ClassVar[Mapping[str, Any]] = FrozenDict({"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": None})
-
-    max_new_tokens: int = 256
-    min_new_tokens: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int | None = 50
-    top_p: float = 1.0
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    eos_token_id: int | Iterable[int] | None = None
-    stop_strings: str | Iterable[str] | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        self._whole("max_new_tokens", SIZES)
-        self._whole("min_new_tokens", range(SIZES.stop))
-        self._flag("do_sample")
-        self._real("temperature", "a finite number above 0 (do_sample=False draws nothing)", lambda number: number > 0)
-        self._whole("top_k", range(SIZES.stop), or_none=True)
-        self._real("top_p", "above 0 and at most 1", lambda number: 0 < number <= 1)
-        if self.min_p is not None:
-            self._real("min_p", "from 0 to 1, or None", lambda number: 0 <= number <= 1)
-        for name in ("top_k", "min_p"):
-            self._set(name, getattr(self, name) or None)
-        self._real("repetition_penalty", "a finite number above 0", lambda number: number > 0)
-        self._token_ids("eos_token_id", range(SIZES.stop), none=None)
-        self._strings("stop_strings", "a string or a list of strings, none of them empty")
-        self._whole("seed", range(2**64), or_none=True)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise self._conflict(f"min_new_tokens is {self.min_new_tokens}, max_new_tokens only {self.max_new_tokens}")
-        for name, neutral in () if self.do_sample else self.NEUTRAL.items():
-            if (value := getattr(self, name)) not in (neutral, getattr(type(self), name)):
-                raise self._conflict(f"{name} is {value!r}, which is of use only with do_sample=True")
-
-    @classmethod
-    def from_hugging_face(cls, d: Mapping[str, Any]) -> Self:
-        """Read the dictionary of a ``generation_config.json``: a model's own defaults.
-
-        Of such a file only what chooses tokens is read, and `max_new_tokens`. ``eos_token_id`` is the model's to know,
-        and what only drawing reads counts for nothing where the file does not draw, as in Transformers.
-
-        Parameters
-        ----------
-        d : mapping
-            The file's content. A null says what a missing key says.
-
-        Returns
-        -------
-        GenerationConfig
-
-        Raises
-        ------
-        ConfigurationError
-            If a value cannot be used.
-        """
-        names = ("max_new_tokens", "min_new_tokens", "do_sample", *cls.NEUTRAL, "repetition_penalty")
-        fields = {name: d[name] for name in names if d.get(name) is not None}
-        if not fields.get("do_sample", False):
-            fields = {name: value for name, value in fields.items() if name not in cls.NEUTRAL}
-        return cls(**fields)
-
-    def replace(self, **changes: Any) -> Self:
-        """Make a changed copy. Turning `do_sample` off resets what only drawing reads, unless `changes` names it."""
-        if self.do_sample and not changes.get("do_sample", True):
-            changes = {**{name: getattr(type(self), name) for name in self.NEUTRAL}, **changes}
-        return super().replace(**changes)
 
 
 @checks_names

@@ -14,14 +14,16 @@ import numpy.typing as npt
 from bitnet.assets import BUNDLED
 from bitnet.completion import Completion, Piece
 from bitnet.config import EngineConfig, GenerationConfig
+from bitnet.driving import Turn
 from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
 from bitnet.generation import complete_all, read_all
+from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.request import Generation, Inbox, Reading
-from bitnet.scheduler import Scheduler, Turn
-from bitnet.stream import Stream
+from bitnet.scheduler import Scheduler
+from bitnet.stream import Stream, for_streamer
 from bitnet.texts import TextMethods
 
 __all__ = ["Completion", "InferenceEngine", "Piece", "Stream"]
@@ -170,7 +172,9 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
+        grammar: Grammar | None = None,
         on_piece: OnPiece | None = None,
+        streamer: Any = None,
     ) -> Any:
         """Go on from a prompt, or from many together.
 
@@ -180,17 +184,21 @@ class InferenceEngine(TextMethods):
         prompt : str or sequence of int, or list of (str or sequence of int)
         config : GenerationConfig, optional
             By default the model's own, `Model.generation_config`. Or one for each prompt of a list.
-        priority, timeout, logits_processor
+        priority, timeout, logits_processor, grammar
             As of `stream`.
         on_piece : callable, optional
             Called with each `Piece`, in this thread, as it comes; ``piece.number`` says of which prompt. What it raises
             ends everything.
+        streamer : object, optional
+            Such as Transformers' ``TextStreamer``: its ``put`` is called with the prompt's tokens and then each token,
+            in arrays, and its ``end`` in any case. For one answer to one prompt.
 
         Returns
         -------
         Completion or list of Completion
             A list for a list, in its order. Of these each is the one that its prompt would have alone; what fails says
-            so in ``error``, and the others go on.
+            so in ``error``, and the others go on. With ``num_return_sequences`` above 1 a list, too, which has so many
+            for each prompt, one after the other.
 
         Raises
         ------
@@ -203,12 +211,24 @@ class InferenceEngine(TextMethods):
         if len(configs) != len(prompts):
             raise ConfigurationError.conflict("generate", f"{len(prompts)} prompts have {len(configs)} configurations")
         scheduler = self._scheduler(model)
-        options = {"priority": priority, "timeout": timeout, "processor": logits_processor}
+        configs = [one or model.generation_config for one in configs]
+        asked = [(i, sample) for i, one in enumerate(configs) for sample in range(one.num_return_sequences)]
+        is_one = is_one and len(asked) == 1
+        options = {"priority": priority, "timeout": timeout, "processor": logits_processor, "grammar": grammar}
         makers = [
-            lambda inbox, i=i: self._generation(scheduler, model, prompts[i], configs[i], inbox, number=i, **options)
-            for i in range(len(prompts))
-        ]
-        found = complete_all(scheduler, makers, on_piece)
+            lambda inbox, number=number, i=i, sample=sample: self._generation(
+                scheduler, model, prompts[i], configs[i], inbox, number=number, sample=sample, **options)
+            for number, (i, sample) in enumerate(asked)
+        ]  # fmt: skip
+        if streamer is not None:
+            if not is_one or on_piece is not None:
+                raise ConfigurationError.conflict("generate", "a streamer is for one answer, and instead of on_piece")
+            on_piece = for_streamer(streamer, self._ids(model, prompt, scheduler.context))
+        try:
+            found = complete_all(scheduler, makers, on_piece)
+        finally:
+            if streamer is not None:
+                streamer.end()
         if not is_one:
             return found
         if found[0].error is not None:
@@ -225,6 +245,7 @@ class InferenceEngine(TextMethods):
         priority: int = 0,
         timeout: float | None = None,
         logits_processor: Processor | None = None,
+        grammar: Grammar | None = None,
         on_piece: OnPiece | None = None,
     ) -> Stream:
         """Go on from a prompt, piece by piece.
@@ -243,6 +264,8 @@ class InferenceEngine(TextMethods):
             Called as ``logits_processor(ids, logits)`` before each token is chosen, with the tokens so far (int32) and
             float32 logits of the vocabulary, which it changes, or returns others. It is called in whichever thread is
             running the batch: it must not use the engine. What it raises ends this request alone.
+        grammar : Grammar, optional
+            What the answer has to be; it ends when it is complete.
         on_piece : callable, optional
             Called with each `Piece` before the iterator gives it. What it raises ends the stream.
 
@@ -257,15 +280,18 @@ class InferenceEngine(TextMethods):
         InferenceError
             If the prompt is empty or too long; a `QueueFullError` if too many requests wait.
         """
-        scheduler = self._scheduler(model)
+        scheduler, config = self._scheduler(model), config or model.generation_config
+        if config.num_return_sequences > 1:
+            raise ConfigurationError.conflict("stream", "a stream is one answer; num_return_sequences is "
+                                              f"{config.num_return_sequences}")  # fmt: skip
         request = self._generation(scheduler, model, prompt, config, Inbox(), priority=priority, timeout=timeout,
-                                   processor=logits_processor)  # fmt: skip
+                                   processor=logits_processor, grammar=grammar)  # fmt: skip
         scheduler.submit(request)
         return Stream(scheduler, request, on_piece)
 
     def _generation(self, scheduler, model, prompt, config, inbox, **options):
         ids = self._ids(model, prompt, scheduler.context)
-        return Generation(model, ids, config or model.generation_config, inbox, scheduler.context, **options)
+        return Generation(model, ids, config, inbox, scheduler.context, **options)
 
     def _ids(self, model, prompt, context=None):
         """The tokens of a prompt, if it has some and they fit."""

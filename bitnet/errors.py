@@ -105,6 +105,11 @@ class ConfigurationError(BitNetError, ValueError):
             source=source, got=got, limit=limit,
         )
 
+    @classmethod
+    def grammar(cls, kind: str, reason: str) -> Self:
+        """A grammar that cannot be used."""
+        return cls(f"Grammar.{kind} cannot be used: {reason}", kind=kind, reason=reason)
+
 
 class TensorError(BitNetError, TypeError):
     """An array has the wrong type, layout or permission."""
@@ -426,6 +431,11 @@ class InferenceError(BitNetError, RuntimeError):
     def cancelled(cls, operation: str) -> Self:
         """The run was stopped before it had an answer."""
         return cls(f"the run was cancelled before the operation '{operation}'", operation=operation)
+
+    @classmethod
+    def grammar(cls, reason: str) -> Self:
+        """An answer that its grammar does not let go on."""
+        return cls(f"the grammar cannot go on: {reason}", reason=reason)
 
     @classmethod
     def stopped(cls) -> Self:

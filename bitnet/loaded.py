@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.embedding import embedded
-from bitnet.engine import Completion, InferenceEngine, Logits, Prompt, Stream
+from bitnet.engine import InferenceEngine, Logits, Prompt, Stream
+from bitnet.grammar import Grammar
 from bitnet.model import Model
 from bitnet.scoring import Score
 
@@ -38,14 +39,28 @@ class LoadedModel:
     def close(self) -> None:
         self.engine.close()
 
-    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Completion:
-        """Go on from a prompt; settings, of `GenerationConfig`, change `config` or the model's own defaults."""
-        found: Completion = self.engine.generate(self.model, prompt, self._config(config, settings))
-        return found
+    def generate(
+        self, prompt: Prompt | ListOf[Prompt], config: GenerationConfig | None = None, *, priority: int = 0,
+        timeout: float | None = None, logits_processor: Any = None, grammar: Grammar | None = None,
+        on_piece: Any = None, streamer: Any = None, **settings: Any,
+    ) -> Any:  # fmt: skip
+        """Go on from a prompt or many, as `InferenceEngine.generate`; settings, of `GenerationConfig`, change `config`
+        or the model's own defaults."""
+        return self.engine.generate(
+            self.model, prompt, self._config(config, settings), priority=priority, timeout=timeout,
+            logits_processor=logits_processor, grammar=grammar, on_piece=on_piece, streamer=streamer,
+        )  # fmt: skip
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Stream:
-        """Go on from a prompt, piece by piece."""
-        return self.engine.stream(self.model, prompt, self._config(config, settings))
+    def stream(
+        self, prompt: Prompt, config: GenerationConfig | None = None, *, priority: int = 0,
+        timeout: float | None = None, logits_processor: Any = None, grammar: Grammar | None = None,
+        on_piece: Any = None, **settings: Any,
+    ) -> Stream:  # fmt: skip
+        """Go on from a prompt, piece by piece, as `InferenceEngine.stream`."""
+        return self.engine.stream(
+            self.model, prompt, self._config(config, settings), priority=priority, timeout=timeout,
+            logits_processor=logits_processor, grammar=grammar, on_piece=on_piece,
+        )  # fmt: skip
 
     def chat(
         self, messages: ListOf[Mapping[str, Any]], config: GenerationConfig | None = None, *, tools: Any = None,

@@ -300,7 +300,8 @@ class _Weights:
             kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
             weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
         elif stored.kind == "panels" and (stored.packing == "i2" or self.activations == "int8"):
-            weight = packing.view_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing,
+            data = self._where_it_stays(stored.data, "a weight", "weights")
+            weight = packing.view_packed_bytes(data, stored.rows, stored.cols, stored.scale, stored.packing,
                                                stored.group_size)  # fmt: skip
         elif stored.kind == "panels":
             weight = packing.from_packed_bytes(stored.data, stored.rows, stored.cols, stored.scale, stored.packing)
@@ -311,6 +312,14 @@ class _Weights:
             weight = packing.pack_numbers(masters, s, self._packing, None, threads)
         self.weight_bytes += weight.nbytes
         return weight
+
+    def _where_it_stays(self, data, what, tag):
+        """Bytes of a mapping, or a copy of them in the core's memory, for its huge pages."""
+        if self.engine_config.load == "mmap":
+            return data
+        copy = np.frombuffer(new_block(data.nbytes, what, tag), np.uint8)
+        copy[:] = data
+        return copy
 
     def embedding(self, name):
         self._table = f"{name}.weight"
@@ -331,7 +340,8 @@ class _Weights:
         if wanted != "int8":
             return self._table_of(source, shape, wanted, "the head", "head"), wanted
         if HEAD in self.checkpoint:  # as kernels read it
-            return rows_of_bytes(self.checkpoint.raw(HEAD), *shape, self.checkpoint.floats(f"{HEAD}_scale")), wanted
+            data = self._where_it_stays(self.checkpoint.raw(HEAD), "the head", "head")
+            return rows_of_bytes(data, *shape, self.checkpoint.floats(f"{HEAD}_scale")), wanted
         # In the core's memory, for its huge pages: a step reads all of it.
         stored = Int8Rows(*shape)
         for start, rows in self._some_rows(source, shape[0]):

@@ -139,26 +139,38 @@ class Generation(Request):
     inbox : Inbox
     number : int
         Which completion of a list it is.
+    sample : int
+        Which of several of one prompt: a given seed counts up with it.
     context : int
         The most tokens, prompt included.
     """
 
-    def __init__(self, model, ids, config, inbox, context, *, number=0, priority=0, timeout=None, processor=None):
+    def __init__(
+        self, model, ids, config, inbox, context, *, number=0, sample=0, priority=0, timeout=None, processor=None,
+        grammar=None,
+    ):  # fmt: skip
         self.started = time.perf_counter()
         most = min(context, len(ids) + config.max_new_tokens)
         room = np.empty(most + 1, np.int32)
         room[: len(ids)] = ids
         super().__init__(room, len(ids), inbox, priority, None if timeout is None else self.started + timeout)
         self.config, self.completion_number, self._most = config, number, most
+        if sample and config.seed is not None:
+            config = config.replace(seed=(config.seed + sample) % 2**64)
         self.sampler = Sampler(config, model.program.vocab_size)
         self.completion = Completion(prompt_tokens=len(ids), seed=self.sampler.seed if config.do_sample else None)
+        if config.logprobs is not None:
+            self.completion.logprobs, self.completion.top_logprobs = [], []
         self._decoder = model.tokenizer.stream_decoder() if model.tokenizer else None
         self._stop = StopStrings(config.stop_strings) if config.stop_strings else None
         ends = model.eos_token_ids if config.eos_token_id is None else config.eos_token_id
-        self._ends = frozenset(ends)
+        self._ends, self._forbidden = frozenset(ends), [id for id in ends if id < model.program.vocab_size]
         self._few = config.min_new_tokens
         self._processor, self._head = processor, model.program.names[-1]
-        self._is_plain = not (config.do_sample or config.repetition_penalty != 1.0 or self._few or processor)
+        self._grammar = None if grammar is None else grammar.matcher(model)
+        if grammar is not None:  # which says when the model's own end may come
+            self._ends |= frozenset(model.eos_token_ids)
+        self._is_plain = self.sampler.is_greedy and not self._few and processor is None and grammar is None
 
     def take(self, batch, output, count):
         """Choose the next token by the logits of an output of a batch."""
@@ -168,7 +180,13 @@ class Generation(Request):
                 raise InferenceError.not_finite(self._head)
         else:
             few = len(self.completion.tokens) < self._few
-            token = self.sampler.choose(batch, output, self.ids, self.count, self._ends if few else (), self._processor)
+            token = self.sampler.choose(
+                batch, output, self.ids[: self.count], self.completion.prompt_tokens,
+                self._forbidden if few else (), self._processor,
+                None if self._grammar is None else self._grammar.allowed(),
+            )  # fmt: skip
+            if token < 0:
+                raise InferenceError.not_finite(self._head)
         done, now = self.completion, time.perf_counter() - self.started
         if not done.prompt_s:
             done.first_token_s = done.prompt_s = now
@@ -180,6 +198,11 @@ class Generation(Request):
         self.ids[self.count] = token
         self.count += 1
         done.tokens.append(token)
+        logprob = top = None
+        if done.logprobs is not None:
+            logprob, top = self.sampler.logprob, self.sampler.top_logprobs
+            done.logprobs.append(logprob)
+            done.top_logprobs.append(top)
         text, is_stopped = "", False
         if self._decoder is not None:
             text = self._decoder.put(token)
@@ -188,7 +211,9 @@ class Generation(Request):
             done.text += text
         if self.inbox.wants_pieces:
             self.put += 1
-            self.inbox.pieces.append(Piece(text, token, None, None, self.completion_number))
+            self.inbox.pieces.append(Piece(text, token, logprob, top, self.completion_number))
+        if self._grammar is not None:
+            is_stopped |= self._grammar.accept(token)
         if is_stopped:
             self.end("stop")
         elif self.count >= self._most:
@@ -197,7 +222,7 @@ class Generation(Request):
     def end(self, reason, error=None):
         done = self.completion
         done.finish_reason, done.error = reason, error
-        if self._decoder is not None and reason in ("length", "eos"):
+        if self._decoder is not None and reason in ("length", "eos", "timeout"):
             text = self._decoder.flush()
             if self._stop is not None:
                 text, is_stopped = self._stop.put(text)

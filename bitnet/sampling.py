@@ -1,18 +1,19 @@
 """Logits to the next token, and where a text stops.
 
-The order is that of Transformers: repetition penalty, temperature, top-k, top-p, min-p, then one draw. A `Sampler`
-belongs to one request and has random numbers of its own, one for each token, so that a seed gives the same tokens
-whatever else runs.
+The order is that of Transformers: biases, penalties, n-grams, temperature, top-k, top-p, min-p, typical-p, then one
+draw. A `Sampler` belongs to one request and has random numbers of its own, one for each token, so that a seed gives the
+same tokens whatever else runs.
 """
 
 import functools
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet._core.sampling import History, keep_only
 from bitnet.config import GenerationConfig
 from bitnet.errors import ConfigurationError, InferenceError, ShapeError, TensorError
 
@@ -20,11 +21,13 @@ __all__ = ["Sampler", "StopStrings", "logprobs"]
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Ids32 = npt.NDArray[np.int32]
 
 # Elements in a block of `_at_least_kth` and of `_draw`: near the square root of a vocabulary of 128 256 the two steps,
 # over the blocks and over what is left, cost least. Maxima take smaller blocks, so that there are more than top_k.
 MAX_BLOCK, SUM_BLOCK = 64, 256
 _FLOATS = np.finfo(np.float32)
+LEAST = -_FLOATS.max  # of a token that may not come: infinity would not be told from a computation gone wrong
 RANGES, DEEPEST = 1024, 64.0  # of `_nucleus`; exp(-64) of each token of the largest vocabulary is below 2**-53
 
 
@@ -49,12 +52,15 @@ class Sampler:
     With penalised logits l and m = max l, a token has the weight w = exp((l - m) / temperature), in float32. Tokens
     that are as likely as the last one which top-k lets in are let in, too. Top-p keeps a token if those before it, in
     the order of (m - l) / temperature and with the lower id first where that is equal, have less than `top_p` of the
-    sum; min-p keeps what has w >= `min_p`. Sums are in double.
+    sum; min-p keeps what has w >= `min_p`. Typical-p keeps the tokens of those whose -log p is closest to the entropy,
+    until they have `typical_p` together. Sums are in double. An answer's log-probabilities are of the model's own
+    logits, before anything of this.
 
     References
     ----------
     Transformers, src/transformers/generation/logits_process.py; top-p: Holtzman et al., arXiv:1904.09751, section 3.1;
-    min-p: Nguyen et al., arXiv:2407.01082; repetition penalty: Keskar et al., arXiv:1909.05858, section 4.1.
+    min-p: Nguyen et al., arXiv:2407.01082; typical-p: Meister et al., arXiv:2202.00666, section 3; repetition penalty:
+    Keskar et al., arXiv:1909.05858, section 4.1.
     """
 
     def __init__(self, config: GenerationConfig, vocab_size: int) -> None:
@@ -65,6 +71,18 @@ class Sampler:
         self.config = config
         self.vocab_size = int(vocab_size)
         self.seed = secrets.randbits(64) if config.seed is None else config.seed
+        self.logprob: float | None = None
+        self.top_logprobs: list[tuple[int, float]] | None = None
+        self._penalizes = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty) != (1, 0, 0)
+        self._adjusts = self._penalizes or bool(config.logit_bias) or config.no_repeat_ngram_size > 0
+        self.is_greedy = not (config.do_sample or self._adjusts or config.logprobs is not None)
+        self._history: History | None = None
+        self._known = 0  # tokens of the history
+
+    @functools.cached_property
+    def _bias(self) -> tuple[Ids32, Floats]:
+        pairs: Any = self.config.logit_bias
+        return self._ids([id for id, _ in pairs]), np.array([number for _, number in pairs], np.float32)
 
     @functools.cached_property
     def _random(self) -> "np.random.Generator":
@@ -72,7 +90,7 @@ class Sampler:
         return np.random.Generator(np.random.PCG64(self.seed))
 
     def pick(self, logits: Floats, history: Sequence[int] | npt.NDArray[Any] = (), *,
-             forbidden: Iterable[int] = ()) -> int:  # fmt: skip
+             forbidden: Iterable[int] = (), prompt_tokens: int = 0) -> int:  # fmt: skip
         """Choose the next token.
 
         Parameters
@@ -80,9 +98,11 @@ class Sampler:
         logits : ndarray of float32, shape (vocab_size,)
             Finite; not changed.
         history : sequence of int
-            The ids so far, prompt and answer, for the repetition penalty; else not looked at.
+            The ids so far, prompt and answer, for penalties and repetitions; else not looked at.
         forbidden : iterable of int
             Ids that may not be chosen, as those that end the text before `min_new_tokens`.
+        prompt_tokens : int, optional
+            How many of `history` are the prompt's, which frequency and presence do not count.
 
         Returns
         -------
@@ -98,25 +118,18 @@ class Sampler:
             If all tokens are forbidden.
         """
         _check(logits, (self.vocab_size,))
-        config, scores = self.config, logits
-        if config.repetition_penalty != 1.0 and len(history):
-            seen, scores = self._ids(history), logits.copy()
-            found = logits[seen]
-            penalty = _float32(config.repetition_penalty)
-            with np.errstate(over="ignore"):  # an extreme penalty; infinities become the largest numbers
-                scores[seen] = np.nan_to_num(np.where(found < 0, found * penalty, found / penalty))
-        if banned := list(forbidden):
-            ids, scores = self._ids(banned), scores.copy() if scores is logits else scores
-            scores[ids] = -np.inf
-            if not np.isfinite(scores.max()):
-                raise ConfigurationError.conflict("Sampler.pick", f"forbidden has all {self.vocab_size} tokens")
-        return self._sample(scores) if config.do_sample else int(scores.argmax())  # the first of equals
+        scores, seen = logits.copy(), self._ids(history) if len(history) else np.empty(0, np.int32)
+        self._history = None
+        self._adjust(scores, seen, prompt_tokens, list(forbidden))
+        if not scores.max() > LEAST:
+            raise ConfigurationError.conflict("Sampler.pick", f"forbidden has all {self.vocab_size} tokens")
+        return self._sample(scores, True) if self.config.do_sample else int(scores.argmax())  # the first of equals
 
     def choose(
-        self, batch: Any, output: int, ids: npt.NDArray[np.int32], count: int, forbidden: Iterable[int] = (),
-        processor: Any = None,
+        self, batch: Any, output: int, ids: Ids32, prompt_tokens: int, forbidden: Sequence[int] = (),
+        processor: Callable[[Ids32, Floats], Any] | None = None, allowed: Ids32 | None = None,
     ) -> int:  # fmt: skip
-        """Choose the next token by logits that may be overwritten.
+        """Choose the next token of one text by logits of a batch, which may be overwritten.
 
         Parameters
         ----------
@@ -125,25 +138,72 @@ class Sampler:
         output : int
             Of which of its outputs.
         ids : ndarray of int32
-            The ids so far, and more.
-        count : int
-            How many they are.
-        forbidden : iterable of int
+            The ids so far; those of the call before, and at most some more.
+        prompt_tokens : int
+            How many of them are the prompt's.
+        forbidden : sequence of int
             As of `pick`.
         processor : callable, optional
             Called with the ids and the logits, which it changes, or returns others.
+        allowed : ndarray of int32, optional
+            A bit for each token that may be chosen, the lowest first.
 
         Returns
         -------
         int
+            Or -1 where a logit is not finite.
         """
-        logits = batch.logits[output]
+        best = int(batch.best(output))
+        if best < 0:
+            return -1
+        config, scores = self.config, batch.row(output)
+        raw = scores.copy() if config.logprobs is not None else None
+        if self._adjusts or forbidden:
+            self._adjust(scores, ids, prompt_tokens, forbidden)
         if processor is not None:
-            found = processor(ids[:count].copy(), logits)
-            logits = logits if found is None else np.ascontiguousarray(found, np.float32)
-        return self.pick(logits, ids[:count], forbidden=forbidden)
+            found = processor(ids.copy(), scores)
+            if found is not None:
+                scores[:] = found
+            np.maximum(scores, LEAST, out=scores)
+        if allowed is not None:
+            keep_only(scores, allowed)
+        is_changed = self._adjusts or bool(forbidden) or processor is not None or allowed is not None
+        if is_changed:
+            best = int(batch.best(output))
+        if best >= 0 and scores[best] <= LEAST:
+            raise ConfigurationError.conflict("GenerationConfig", f"all {self.vocab_size} tokens are forbidden")
+        token = self._sample(scores, is_changed) if config.do_sample and best >= 0 else best
+        if raw is not None and token >= 0:
+            self.logprob, self.top_logprobs = _most_likely(raw, token, config.logprobs or 0)
+        return token
 
-    def _sample(self, scores: Floats) -> int:
+    def _adjust(self, scores: Floats, ids: Ids32, prompt_tokens: int, forbidden: Sequence[int]) -> None:
+        """Change the logits of single tokens in place: biases, penalties, repetitions, what may not come."""
+        config = self.config
+        if config.logit_bias:
+            biased, numbers = self._bias
+            with np.errstate(over="ignore"):
+                scores[biased] = np.clip(scores[biased] + numbers, LEAST, -LEAST)
+        if self._penalizes:
+            if self._history is None:
+                self._history, self._known = History(self.vocab_size), 0
+            known, count = self._known, len(ids)
+            if known < prompt_tokens:
+                self._history.add(ids[known:prompt_tokens], False)
+            self._history.add(ids[max(known, min(prompt_tokens, count)) :], True)
+            self._known = count
+            self._history.penalize(scores, float(_float32(config.repetition_penalty)), config.frequency_penalty,
+                                   config.presence_penalty)  # fmt: skip
+        size = config.no_repeat_ngram_size
+        if size and len(ids) >= size:
+            same = np.ones(len(ids) - size + 1, np.bool_)
+            for back in range(1, size):  # the tokens before the one that is to come
+                same &= ids[size - 1 - back : len(ids) - back] == ids[len(ids) - back]
+            scores[ids[size - 1 :][same]] = LEAST
+        if len(forbidden):
+            scores[self._ids(forbidden)] = LEAST
+
+    def _sample(self, scores: Floats, is_masked: bool) -> int:
         config, largest, ids = self.config, scores.max(), None
         kept: Ids
         if config.top_k is not None and config.top_k < self.vocab_size:
@@ -152,21 +212,26 @@ class Sampler:
         with np.errstate(over="ignore", under="ignore"):  # far below the largest: an infinite depth, a weight of 0
             depths = (largest - scores) / _float32(config.temperature)
             weights = np.exp(-depths)
+        if is_masked:  # at an extreme temperature even the least likely would have a weight
+            weights[scores <= LEAST] = 0
         if config.top_p < 1.0:
             kept = _nucleus(depths, weights, config.top_p)
             ids, weights = kept if ids is None else ids[kept], weights[kept]
         if config.min_p is not None:
             kept = np.flatnonzero(weights >= np.float32(config.min_p))
             ids, weights = kept if ids is None else ids[kept], weights[kept]
+        if config.typical_p < 1.0:
+            kept = _typical(weights, config.typical_p)
+            ids, weights = kept if ids is None else ids[kept], weights[kept]
         drawn = _draw(weights, self._random.random())
         return drawn if ids is None else int(ids[drawn])
 
-    def _ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
+    def _ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> Ids32:
         found = np.asarray(ids, np.int64)
         if found.min() < 0 or found.max() >= self.vocab_size:
             at = int(np.argmax((found < 0) | (found >= self.vocab_size)))
             raise InferenceError.token(int(found[at]), at, self.vocab_size)
-        return found
+        return found.astype(np.int32)
 
 
 def logprobs(logits: Floats) -> Floats:
@@ -324,6 +389,27 @@ def _nucleus(depths: Floats, weights: Floats, top_p: float) -> Ids:
     is_kept = ranges < last
     is_kept[within[: 1 + np.searchsorted(before, mass)]] = True
     return np.flatnonzero(is_kept)
+
+
+def _typical(weights: Floats, typical_p: float) -> Ids:
+    """The indices, ascending, of the tokens whose surprise is closest to the entropy, up to a probability together."""
+    shares = weights / weights.sum(dtype=np.float64)
+    surprises = -np.log(np.maximum(shares, np.finfo(np.float64).tiny))
+    away = np.abs(surprises - (shares * surprises).sum())
+    order = np.argsort(away, kind="stable")
+    last = min(int(np.searchsorted(np.cumsum(shares[order]), typical_p)), len(order) - 1)
+    return np.flatnonzero(away <= away[order[last]])
+
+
+def _most_likely(logits: Floats, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The logarithm of a token's probability, and those of the most likely ones, the likeliest first."""
+    numbers = logits.astype(np.float64)
+    numbers -= numbers.max()
+    numbers -= np.log(np.exp(numbers).sum())
+    count = min(count, len(numbers))
+    top = np.argpartition(-numbers, count - 1)[:count] if count else np.empty(0, np.int64)
+    top = top[np.lexsort((top, -numbers[top]))]
+    return float(numbers[token]), [(int(id), float(numbers[id])) for id in top]
 
 
 def _draw(weights: Floats, uniform: float) -> int:

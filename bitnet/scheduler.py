@@ -1,73 +1,30 @@
 """Continuous batching: which tokens of which requests make the next step.
 
-There is no thread of its own. A consumer that waits for a token and finds nobody driving drives: it makes steps for all
-requests until there is something for itself. Others wait meanwhile, and one of them goes on when it leaves. So one
-stream alone costs no change of threads.
-
-Only the driver touches requests, pages and lists. Everybody else leaves word, in flags and in the queue of arrivals,
-and raises `_is_changed`. Nothing here is locked but the driver's seat and the entrance.
+`driving.py` says who calls all this. Only the driver touches requests, pages and lists. Everybody else leaves word, in
+flags and in the queue of arrivals, and raises `_is_changed`.
 """
 
 import contextlib
 import heapq
 import itertools
 import os
-import threading
 import time
 import weakref
 from collections import deque
 
 from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
+from bitnet.driving import Driving
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.request import MAX_UNREAD, Request
 
-__all__ = ["Scheduler", "Turn"]
+__all__ = ["Scheduler"]
 
 MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
 
 
-class Turn:
-    """A lock that those who wait get in the order in which they came. A context manager.
-
-    An ordinary lock would go to the one who gives it back and asks again, as long as it does.
-    """
-
-    def __init__(self):
-        self.renew()
-
-    def renew(self):
-        """Begin in a child process, where nobody waits."""
-        self._guard, self._is_taken, self._waiting = threading.Lock(), False, deque()
-
-    def __enter__(self):
-        with self._guard:
-            if not self._is_taken:
-                self._is_taken = True
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        try:
-            mine.acquire()
-        except BaseException:
-            with self._guard:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-                    raise
-            self.__exit__()  # it had been given to us
-            raise
-
-    def __exit__(self, *_):
-        with self._guard:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._is_taken = False
-
-
-class Scheduler:
+class Scheduler(Driving):
     """The requests of one model on one engine. Threads may share it.
 
     Parameters
@@ -91,15 +48,13 @@ class Scheduler:
         keep = -(-program.context // PAGE_TOKENS)
         self.cache = KVCache(program.page_bytes, limit, keep, config.prefix_cache)
         self._numbers = itertools.count()
-        self._entrance = threading.Lock()  # so that no more arrive than may wait
         self._is_closed = False
         self.pauses = 0  # how often a request gave its pages back for others
         self._begin()
         _schedulers.add(self)
 
     def _begin(self):
-        self._driving = threading.Lock()
-        self._followers = {}  # what to release, and the inbox of who waits for it
+        self._begin_driving()
         self._arrivals, self._waiting = deque(), []  # by priority, then by time
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
@@ -107,7 +62,6 @@ class Scheduler:
         self._short = None  # who asks for pages
         self._is_short = False  # somebody paused, and nobody has ended since
         self._deadline = None  # the first of all
-        self._is_changed = False
 
     @property
     def max_batch_size(self):
@@ -134,12 +88,6 @@ class Scheduler:
             self._arrivals.append(request)
         self.changed()
 
-    def changed(self):
-        """Make the driver look at the requests again."""
-        self._is_changed = True
-        if self._followers and not self._driving.locked():
-            self._pass_on()
-
     def cancel(self, requests, error=None):
         """End requests, before the operation after the present one where a step is theirs for the most part."""
         tokens = 0
@@ -159,14 +107,6 @@ class Scheduler:
     def _waiting_requests(self):
         return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
 
-    def tidy(self):
-        """Give back what ended requests have, if nobody drives, who would do it."""
-        if self._driving.acquire(blocking=False):
-            try:
-                self._arrange()
-            finally:
-                self._leave()
-
     def close(self, error):
         with self._entrance:
             self._is_closed = True
@@ -174,67 +114,6 @@ class Scheduler:
         with self._driving:
             self._arrange()
             self.cache.forget()
-
-    def drive(self, inbox):
-        """Return when there is something in an inbox, or all its requests have ended."""
-        while not inbox.has_news():
-            if self._driving.acquire(blocking=False):
-                is_idle = False
-                try:
-                    while not inbox.has_news() and not is_idle:
-                        is_idle = not self._step()
-                finally:
-                    self._leave(is_idle)
-                if not is_idle:
-                    return
-            self._follow(inbox)
-
-    def _leave(self, is_idle=False):
-        self._driving.release()
-        # If there is nothing to do, the next one would only wake the one after it.
-        if self._followers and (self._is_changed or not is_idle):
-            self._pass_on()
-
-    def _pass_on(self):
-        """Wake one who waits: nobody drives."""
-        for waiter, inbox in list(self._followers.items()):
-            if not inbox.has_news() and self._wake(waiter):
-                return
-
-    def _wake(self, waiter):
-        # Several may want to; the one who takes it out of the dictionary does.
-        if self._followers.pop(waiter, None) is None:
-            return False
-        waiter.release()
-        return True
-
-    def _follow(self, inbox):
-        """Sleep until there is something, or nobody drives and there is something to do."""
-        waiter = threading.Lock()
-        waiter.acquire()
-        self._followers[waiter] = inbox
-        inbox.waiter = waiter
-        try:
-            # Whoever leaves or changes something after this looks at the followers.
-            if inbox.has_news() or (self._is_changed and not self._driving.locked()):
-                return
-            deadline = inbox.deadline()
-            timeout = -1 if deadline is None else min(max(deadline - time.perf_counter(), 0), threading.TIMEOUT_MAX)
-            if not waiter.acquire(timeout=timeout):
-                self._expire(list(inbox.requests))
-        except BaseException:
-            if self._followers.pop(waiter, None) is None and not self._driving.locked():
-                self._pass_on()  # it was this one that was to drive
-            raise
-        finally:
-            inbox.waiter = None
-            self._followers.pop(waiter, None)
-
-    def _expire(self, requests):
-        now = time.perf_counter()
-        for request in requests:
-            if request.deadline is not None and request.deadline <= now:
-                request.is_late = self._is_changed = True
 
     # ---- for the driver
 
@@ -441,6 +320,7 @@ class Scheduler:
         self._is_changed, self._is_short = True, False
         inbox = request.inbox
         inbox.requests.discard(request)
+        self._background.requests.discard(request)
         if inbox.waiter is not None and inbox.has_news():
             self._wake(inbox.waiter)
 
@@ -450,7 +330,6 @@ class Scheduler:
         """Begin in a child process: other threads are not there, and what they held stays locked."""
         was_driven, requests = self._driving.locked(), [*self._running, *self._waiting_requests()]
         arrivals, waiting, running = self._arrivals, self._waiting, self._running
-        self._entrance = threading.Lock()
         self._turn.renew()
         self._begin()
         self._is_changed = True

@@ -1,17 +1,23 @@
 """An answer as it comes."""
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Self
+
+import numpy as np
 
 from bitnet.completion import Piece
 from bitnet.errors import BitNetError, ErrorContext
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "for_streamer"]
 
 
-class Stream(Iterator[Piece]):
-    """An answer as it comes: an iterator of `Piece`. A context manager, which closes it.
+class Stream(Iterator[Piece], AsyncIterator[Piece]):
+    """An answer as it comes: an iterator of `Piece`, also an asynchronous one. A context manager, which closes it.
+
+    ``for piece in stream`` computes in this thread what nobody else does. ``async for piece in stream`` leaves that to
+    a thread, and the event loop goes on meanwhile; a task that is cancelled there ends the answer.
 
     Attributes
     ----------
@@ -26,33 +32,57 @@ class Stream(Iterator[Piece]):
         self._is_closed = self._is_told = False  # whether the error that ended it has been raised
 
     def __next__(self) -> Piece:
-        pieces = self._pieces
-        if not pieces:
+        if not self._pieces:
             if not self._is_closed:
                 self._scheduler.drive(self._inbox)
-            if not pieces:
-                self._end()
-        piece = pieces.popleft()
-        request = self._request
+            if not self._pieces:
+                self._tell()
+                raise StopIteration
+        return self._next()  # type: ignore[no-any-return]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if not self._pieces:
+            if not self._is_closed:
+                await self._something()
+            if not self._pieces:
+                self._tell()
+                raise StopAsyncIteration
+        return self._next()  # type: ignore[no-any-return]
+
+    async def _something(self):
+        waiter = _Waiter()
+        try:
+            # What is woken for may be gone, as after a close.
+            while not self._inbox.has_news() and self._scheduler.call(self._inbox, waiter):
+                await waiter.future
+                waiter = _Waiter()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._inbox.waiter = None
+
+    def _next(self):
+        piece, request = self._pieces.popleft(), self._request
         request.read += 1
         if request.is_stalled:
             self._scheduler.changed()
         if self._on_piece is not None:
-            self._call(piece)
-        return piece  # type: ignore[no-any-return]
+            try:
+                self._on_piece(piece)
+            except BaseException:
+                self.close()
+                raise
+        return piece
 
-    def _call(self, piece):
-        try:
-            self._on_piece(piece)
-        except BaseException:
-            self.close()
-            raise
-
-    def _end(self):
-        """Raise what ended it, once; then StopIteration."""
+    def _tell(self):
+        """Raise what ended it, once."""
         error = self._request.error
         if error is None or self._is_told or self._is_closed:
-            raise StopIteration
+            return
         self._is_told = True
         if isinstance(error, BitNetError):
             with ErrorContext.during("stream"):
@@ -63,6 +93,10 @@ class Stream(Iterator[Piece]):
         """Stop here, and forget what has not been read. From any thread, as often as you like."""
         self.cancel()
         self._is_closed, self._pieces = True, deque()
+
+    async def aclose(self) -> None:
+        """Stop here, as `close` does, which does not wait either."""
+        self.close()
 
     def cancel(self) -> None:
         """Stop generating, from any thread; what has come can still be read."""
@@ -75,6 +109,12 @@ class Stream(Iterator[Piece]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
         # Only flags: the garbage collector may come while this very thread is anywhere in the scheduler.
         request = getattr(self, "_request", None)
@@ -82,3 +122,42 @@ class Stream(Iterator[Piece]):
             request.is_cancelled = True
             self._scheduler.changed()
             self._scheduler.tidy()
+
+
+class _Waiter:
+    """What wakes a task of asyncio, from any thread."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self.future = self._loop.create_future()
+
+    def release(self):
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self):
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def for_streamer(streamer, ids):
+    """Make a callback of a streamer of Transformers: something with ``put(ids)`` and ``end()``.
+
+    Parameters
+    ----------
+    streamer : object
+    ids : ndarray of int32
+        The prompt, which it is given first.
+
+    Returns
+    -------
+    callable
+        To be called with each `Piece`.
+    """
+    streamer.put(ids[None])
+
+    def on_piece(piece):
+        if piece.token is not None:
+            streamer.put(np.array([piece.token]))
+
+    return on_piece

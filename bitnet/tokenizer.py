@@ -70,6 +70,9 @@ class Tokenizer:
         # Which kind of vocabulary it is shows in what the decoder does.
         self._is_byte_level = self._shows("aĠb") == "a b"
         self._has_byte_tokens = self._shows("<0x41>") == "A"
+        # Where nothing but bytes is decoded, the text of a token that is whole characters is the same everywhere.
+        self._joins_bytes = type(self._decoder).__name__ == "ByteLevel" and self._is_byte_level
+        self._whole: dict[int, str] = {}  # of such tokens that have come
 
     @classmethod
     def from_file(
@@ -361,6 +364,8 @@ class StreamDecoder:
         self._sent = 0  # characters of the window's text that have been given
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
         self._byte_ids: list[int] = []  # of a character that began in byte tokens
+        self._is_held = False  # whether the window ends within a character
+        self._whole = tokenizer._whole if self._skipped is tokenizer._special else {}
 
     def put(self, id: SupportsIndex) -> str:
         """Take the next token.
@@ -374,10 +379,19 @@ class StreamDecoder:
         str
             The text that is certain now, which may be empty.
         """
+        if not self._is_held:
+            text = self._whole.get(id)  # type: ignore[call-overload]
+            if text is not None:
+                return text  # type: ignore[no-any-return]
         number = _checked_ids("id", [id])[0]
         token = self._tokenizer._backend.id_to_token(number)
         if token is None or number in self._skipped or (not token and self._tokenizer._is_byte_level):
             return ""
+        if self._tokenizer._joins_bytes and not self._is_held:
+            text = self._tokenizer._shows(token)
+            if REPLACEMENT not in text:
+                self._whole[number] = text
+                return text
         if self._tokenizer._has_byte_tokens and (found := BYTE_TOKEN.fullmatch(token)):
             return self._put_byte(number, int(found[1], 16))
         return self._end_of_bytes() + self._put_token(number)
@@ -391,7 +405,7 @@ class StreamDecoder:
             What was kept back: U+FFFD for a character that has not been completed. Then a new text may begin.
         """
         piece = self._end_of_bytes() + self._text()[self._sent :]
-        self._window, self._sent = [], 0
+        self._window, self._sent, self._is_held = [], 0, False
         return piece
 
     def _text(self) -> str:
@@ -401,6 +415,7 @@ class StreamDecoder:
         self._window.append(id)
         text = self._text()
         end = self._certain(text)
+        self._is_held = end < len(text)
         piece, self._sent = text[self._sent : end], max(end, self._sent)
         if len(self._window) >= WINDOW:
             self._window = self._window[-CONTEXT:]

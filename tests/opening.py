@@ -1,6 +1,6 @@
 """Opens a checkpoint and makes a first token, in a process of its own, which says what that took.
 
-    python tests/opening.py CHECKPOINT [THREADS]
+    python tests/opening.py CHECKPOINT [LOAD [THREADS]]
 
 It prints a line of JSON, and ends when its standard input does: until then others can see what it shares.
 """
@@ -26,11 +26,11 @@ def memory():
     return found
 
 
-def main(path, threads):
+def main(path, load="mmap", threads=None):
     import bitnet
 
     before, start, told = memory(), time.perf_counter(), []
-    engine = bitnet.InferenceEngine(bitnet.EngineConfig(num_threads=threads))
+    engine = bitnet.InferenceEngine(bitnet.EngineConfig(load=load, num_threads=threads and int(threads)))
     model = engine.load_model(path, progress=lambda done, total, name: told.append((time.perf_counter(), done, total)))
     opened = time.perf_counter()
     engine.infer(model, [1], last_only=True)
@@ -53,9 +53,9 @@ def main(path, threads):
 
 
 @contextlib.contextmanager
-def opened(path, threads=None):
+def opened(path, load="mmap"):
     """A process that has opened a checkpoint, what it said, and a function that asks it for its memory now."""
-    command = [sys.executable, __file__, str(path), *([str(threads)] if threads else [])]
+    command = [sys.executable, __file__, str(path), load]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
         def ask():
@@ -70,4 +70,4 @@ def opened(path, threads=None):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(*sys.argv[1:])

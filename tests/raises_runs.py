@@ -18,9 +18,12 @@ from bitnet._core import ops
 from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
-from bitnet.config import EngineConfig
+from bitnet._core.sampling import History
+from bitnet.assets import BUNDLED
+from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.engine import InferenceEngine
 from bitnet.formats import open_checkpoint
+from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.model import load_model, random_model
 from bitnet.models import family
@@ -98,6 +101,7 @@ def aligned_bytes(by=0):
     return data[-data.ctypes.data % 64 + by :][:64]
 
 
+FEW = GenerationConfig(max_new_tokens=3)
 ONES = np.ones((2, 4), np.float32)
 
 
@@ -123,6 +127,20 @@ def cancelled_between_runs():
     engine().cancel()
     with engine()._run_of(loaded()) as (execution, _):
         engine()._run(execution, [np.zeros(1, np.int32)] * 3, [], np.zeros(0, np.int32), cancels)
+
+
+def without_llguidance():
+    there = sys.modules.get("llguidance")
+    sys.modules["llguidance"] = None
+    try:
+        Grammar.regex("a")
+    finally:
+        sys.modules["llguidance"] = there
+
+
+@functools.cache
+def bundled():
+    return load_model(BUNDLED, EngineConfig(num_threads=1))
 
 
 def beyond_the_cache():
@@ -191,6 +209,16 @@ def too_many_to_generate():
         given = {"max_gen_toks": 128, "until": [], "do_sample": False}
         harness.Requests(CHECKPOINT, num_threads=1).generate_until([types.SimpleNamespace(args=("", given))])
 
+
+# What someone else raised, and so said.
+PASSED_ON = {
+    ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
+    ("cli/batch.py", ""), ("cli/batch_files.py", ""),
+    ("engine.py", "found[0].error"), ("engine.py", ""),
+    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("driving.py", ""),
+    ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
+    ("stream.py", "StopAsyncIteration"),
+}  # fmt: skip
 
 ROWS = [
     ("_core/builder.py", "ModelLoadError.shape", lambda: tiny.program(change={"lm_head": lambda table: table[:-1]}),
@@ -279,6 +307,23 @@ ROWS = [
     ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
      "generate: 2 prompts have 0 configurations"),
+    ("engine.py", "ConfigurationError.conflict",
+     lambda: engine().stream(loaded(), [1], GenerationConfig(do_sample=True, num_return_sequences=2)),
+     "stream: a stream is one answer; num_return_sequences is 2"),
+    ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1]], streamer=ONES),
+     "generate: a streamer is for one answer, and instead of on_piece"),
+    ("grammar.py", "DeviceError.missing_extra", without_llguidance,
+     "'llguidance' is not installed; run: pip install 'bitnet-runtime[grammar]'"),
+    ("grammar.py", "ConfigurationError.value", lambda: Grammar.lark(3), "Grammar.lark is 3; it must be a string"),
+    ("grammar.py", "ConfigurationError.grammar", lambda: Grammar.json_schema(3),
+     "Grammar.json_schema cannot be used: 'int' object is not iterable"),
+    ("grammar.py", "ConfigurationError.grammar", lambda: Grammar.json_schema({"type": "x"}),
+     'Grammar.json_schema cannot be used: Invalid type: x'),
+    ("grammar.py", "ModelLoadError.no_tokenizer", lambda: engine().generate(loaded(), [1], grammar=Grammar.regex("a")),
+     f"'{CHECKPOINT}' has no tokenizer that can be used; give token ids instead of text"),
+    ("grammar.py", "InferenceError.grammar",
+     lambda: Grammar.regex("a").matcher(bundled()).accept(bundled().tokenizer.id_of("b")),
+     """the grammar cannot go on: Parser Error: token "b" doesn't satisfy the grammar; byte 'b' fails parse"""),
     ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
     ("scheduler.py", "QueueFullError.waiting", full_queue,
      "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),
@@ -286,6 +331,16 @@ ROWS = [
      "all 1 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
     ("request.py", "InferenceError.not_finite", lambda: engine().generate(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("request.py", "InferenceError.not_finite",
+     lambda: engine().generate(of_nan(), [1], GenerationConfig(repetition_penalty=1.1)),
+     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/sampling.pyx", "InferenceError.token", lambda: History(4).add(np.array([3, 4], np.int32), False),
+     "token 4 at position 1 is not in the vocabulary of 4"),
+    ("_core/sampling.pyx", "ShapeError.mismatch", lambda: History(5).penalize(ONES[0], 1, 1, 1),
+     "logits has shape (4,); it must be (5,)"),
+    ("sampling.py", "ConfigurationError.conflict",
+     lambda: engine().generate(loaded(), [1], FEW, logits_processor=lambda ids, logits: logits - np.inf),
+     "GenerationConfig: all 512 tokens are forbidden"),
     ("request.py", "InferenceError.not_finite", lambda: engine().infer(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
     ("config.py", "self._conflict", lambda: EngineConfig(max_batch_size=9, max_batch_tokens=8),

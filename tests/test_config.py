@@ -39,11 +39,13 @@ FULL = [
     QuantizationConfig(group_size=128),
     QuantizationConfig(per_channel=True),
     EngineConfig(device="cpu", num_threads=3, packing="t5", kv_dtype="float32", head_dtype="bfloat16", verify="load",
-                 activations="float32", weights="float", hidden_act="silu", i2s_layout="arm", max_batch_size=5,
-                 max_batch_tokens=100, prefill_chunk=10, max_queue=7, max_kv_tokens=4096, prefix_cache=False),
+                 load="copy", activations="float32", weights="float", hidden_act="silu", i2s_layout="arm",
+                 max_batch_size=5, max_batch_tokens=100, prefill_chunk=10, max_queue=7, max_kv_tokens=4096, prefix_cache=False),
     GenerationConfig(
         max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=0.6, top_k=40, top_p=0.9, min_p=0.05,
-        repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11,
+        repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11, typical_p=0.8,
+        frequency_penalty=0.5, presence_penalty=-0.5, no_repeat_ngram_size=4, logit_bias={9: 1.5, "3": -2},
+        num_return_sequences=2, logprobs=3,
     ),
 ]  # fmt: skip
 DEFAULT = [ModelConfig(**SIZES), QuantizationConfig(), EngineConfig(), GenerationConfig()]
@@ -151,13 +153,15 @@ def test_defaults():
     }  # fmt: skip
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
-        "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto", "i2s_layout": "auto",
-        "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024, "max_kv_tokens": None,
+        "load": "mmap", "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto",
+        "i2s_layout": "auto", "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024, "max_kv_tokens": None,
         "prefix_cache": True,
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
-        "min_p": None, "repetition_penalty": 1.0, "eos_token_id": None, "stop_strings": [], "seed": None,
+        "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
+        "no_repeat_ngram_size": 0, "logit_bias": [], "eos_token_id": None, "stop_strings": [],
+        "num_return_sequences": 1, "logprobs": None, "seed": None,
     }  # fmt: skip
 
 
@@ -433,7 +437,7 @@ def test_num_threads_is_checked():
 def test_words_of_an_engine_are_checked():
     known_of = {"packing": "auto i2 t5", "kv_dtype": "float16 float32 int8",
                 "head_dtype": "int8 float16 bfloat16 float32",
-                "activations": "auto int8 float32", "weights": "ternary float",
+                "activations": "auto int8 float32", "weights": "ternary float", "load": "mmap copy",
                 "hidden_act": "auto relu2 silu gelu gelu_pytorch_tanh", "i2s_layout": "auto x86 arm rows4"}
     for name, known in {"device": "auto cpu", **known_of}.items():
         known = known.split()

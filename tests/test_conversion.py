@@ -109,6 +109,26 @@ def test_logits_are_the_same_bits(tmp_path, model, way):
             assert (one.infer([1, 2, 3, 4]) == other.infer([1, 2, 3, 4])).all()
 
 
+@pytest.mark.parametrize("packing", ["i2", "t5"])
+def test_mapped_and_copied_weights_give_the_same_bits(tmp_path, packing):
+    target = str(tmp_path / "a")
+    bitnet.convert(DATA / MODELS[0], target, to="bitnet", packing=packing)
+    found = {}
+
+    def taken(tag):
+        by_tag = bitnet.HybridMemoryPool.instance().get_stats().by_tag
+        return by_tag[tag].bytes if tag in by_tag else 0
+
+    for load in ("mmap", "copy"):
+        before = {tag: taken(tag) for tag in ("weights", "head")}
+        with bitnet.load(target, load=load) as model:
+            found[load] = model.infer([1, 2, 3, 4])
+            for tag, least in {"weights": model.model.weight_bytes, "head": 512 * 256}.items():
+                more = taken(tag) - before[tag]
+                assert (more >= least) if load == "copy" else (more < least / 2), (load, tag, more)
+    assert (found["mmap"] == found["copy"]).all()
+
+
 def test_masters_are_quantised_as_they_are_loaded(tmp_path, rng):
     masters = bf16(rng.normal(0, 1, (8, 64)))
     tensors = {

@@ -19,6 +19,14 @@ from bitnet import GenerationConfig
         ("top_k", [-1, 1.5, "all", True], f"a whole number from 0 to {BIG}, or None"),
         ("top_p", [0, 1.01, -0.1, math.nan, None, True], "above 0 and at most 1"),
         ("min_p", [-0.1, 1.01, math.nan, "0", False], "from 0 to 1, or None"),
+        ("typical_p", [0, 1.5, None], "above 0 and at most 1"),
+        ("frequency_penalty", [-3, 2.1, None], "from -2 to 2"),
+        ("presence_penalty", [-3, "a"], "from -2 to 2"),
+        ("no_repeat_ngram_size", [-1, 1.5], f"a whole number from 0 to {BIG}"),
+        ("logit_bias", [{-1: 1.0}, {1: float("nan")}, [1, 2], 3, {"a": 1}, [(1, 2), (1, 3)]],
+         f"a dictionary of token ids from 0 to {BIG} to finite numbers"),
+        ("num_return_sequences", [0, 1025], "a whole number from 1 to 1024"),
+        ("logprobs", [-1, 1025, True], "a whole number from 0 to 1024, or None"),
         ("repetition_penalty", [0, -1, math.inf, None], "a finite number above 0"),
         ("eos_token_id", [-1, [2, -1], 2**31, "</s>", 1.0, True], f"a token id from 0 to {BIG}, or a list of them"),
         ("stop_strings", ["", ["a", ""], [1], 3, b"a", {"a": 1}], "a string or a list of strings, none of them empty"),
@@ -62,7 +70,8 @@ def test_what_changes_nothing_may_be_said_without_drawing():
 def test_turning_drawing_off_resets_what_only_drawing_reads():
     full = FULL[-1]
     greedy = full.replace(do_sample=False)
-    reset = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+    reset = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None,
+             "typical_p": 1.0, "num_return_sequences": 1}
     assert greedy.to_dict() == {**full.to_dict(), **reset}
     assert full.replace(top_p=0.5).temperature == full.temperature
     assert refusal(full.replace, do_sample=0) == "GenerationConfig.do_sample is 0; it must be True or False"

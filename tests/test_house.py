@@ -56,13 +56,15 @@ ARROWS = {
     "_load_errors": "_errors",
     "errors": "_errors _load_errors",
     "_checks": "errors",
-    "config": "errors _checks",
+    "_generation_config": "_checks",
+    "config": "errors _checks _generation_config",
     "quant": "errors config _core.arrays _core.quant",
     "tokenizer": "errors formats.base formats.gguf_file vocabulary",
     "vocabulary": "errors",
     "chat": "errors sandbox",
     "sandbox": "",
-    "sampling": "config errors",
+    "_core.sampling": "errors _core.arrays _core.blocks _core.memory",
+    "sampling": "config errors _core.sampling",
     "weight": "config quant tuning _core.quant _core.packing _core.matmul",
     "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -73,14 +75,17 @@ ARROWS = {
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
-              "memory engine loaded model inspection scoring _bitnet_runtime",
-    "engine": "assets errors completion config generation memory model request scheduler stream texts kv_cache",
+              "memory engine grammar loaded model inspection scoring _bitnet_runtime",
+    "engine": "assets errors completion config driving generation grammar memory model request scheduler stream texts "
+              "kv_cache",
     "completion": "",
     "request": "completion errors sampling",
-    "scheduler": "errors kv_cache request _core.batch _core.program",
+    "driving": "request",
+    "grammar": "errors",
+    "scheduler": "driving errors kv_cache request _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
-    "loaded": "config embedding engine model scoring",
+    "loaded": "config embedding engine grammar model scoring",
     "texts": "embedding scoring",
     "embedding": "errors kv_cache",
     "scoring": "errors kv_cache",
@@ -113,7 +118,7 @@ ARROWS = {
 # At module level only these and the standard library: what else is installed is optional.
 REQUIRED = {"bitnet", "numpy"}
 WITHOUT_TORCH = {"bitnet/train/__init__.py", "bitnet/train/config.py"}  # the command line reads them for its help
-OPTIONAL = ("huggingface_hub", "jinja2", "matplotlib", "rich", "safetensors", "tokenizers", "torch")
+OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "safetensors", "tokenizers", "torch")
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
 CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",

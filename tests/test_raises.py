@@ -229,9 +229,11 @@ ROWS = [
      "QuantizationConfig.symmetric is False; it must be True, because the codes -1, 0 and 1 have no offset"),
     ("config.py", "self._conflict", lambda: QuantizationConfig(per_channel=True, group_size=64),
      "QuantizationConfig: per_channel is one scale a row, group_size 64 is several; set one"),
-    ("config.py", "self._conflict", lambda: GenerationConfig(max_new_tokens=1, min_new_tokens=2),
+    ("_generation_config.py", "self._conflict", lambda: GenerationConfig(max_new_tokens=1, min_new_tokens=2),
      "GenerationConfig: min_new_tokens is 2, max_new_tokens only 1"),
-    ("config.py", "self._conflict", lambda: GenerationConfig(temperature=0.5),
+    ("_checks.py", "self._refused", lambda: GenerationConfig(logit_bias=[1]),
+     "GenerationConfig.logit_bias is [1]; it must be a dictionary of token ids from 0 to 2147483647 to finite numbers"),
+    ("_generation_config.py", "self._conflict", lambda: GenerationConfig(temperature=0.5),
      "GenerationConfig: temperature is 0.5, which is of use only with do_sample=True"),
     ("_errors.py", "ConfigurationError.choice", lambda: bitnet.BitNetError("a", severity="fatal"),
      "severity is 'fatal'; it must be one of 'info', 'warning', 'error', 'critical'"),
@@ -390,15 +392,6 @@ ROWS.append((
     "BITNET_MEMORY_PROFILING is 'all'; it must be one of '0', '1', 'off', 'counts', 'tracebacks'",
 ))  # fmt: skip
 
-# What someone else raised, and so said.
-PASSED_ON = {
-    ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
-    ("cli/batch.py", ""), ("cli/batch_files.py", ""),
-    ("engine.py", "found[0].error"), ("engine.py", ""),
-    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("scheduler.py", ""),
-    ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
-}  # fmt: skip
-
 # Only Linux lets a test take memory away from a process, or a function from a library.
 if sys.platform == "linux":
     ROWS += [
@@ -409,10 +402,11 @@ if sys.platform == "linux":
         ("_core/threads.pyx", "ImportError", lambda: import_without_atfork("threads"),
          "pthread_atfork failed: no memory is left"),
     ]  # fmt: skip
-    NOT_HERE = PASSED_ON
+    NOT_HERE = raises_runs.PASSED_ON
 else:
-    NOT_HERE = PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"), ("_core/blocks.pyx", "ImportError"),
-                            ("_core/threads.pyx", "ImportError")}  # fmt: skip
+    NOT_HERE = raises_runs.PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"),
+                                        ("_core/blocks.pyx", "ImportError"),
+                                        ("_core/threads.pyx", "ImportError")}  # fmt: skip
 
 SITES = sites()
 

@@ -27,7 +27,8 @@ def stubbed(pyi):
 
 
 # Without annotations so far; all other modules are held to them.
-UNTYPED = ("bitnet/_core/builder.py", "bitnet/conversion.py", "bitnet/engine.py", "bitnet/formats/*.py",
+UNTYPED = ("bitnet/_core/builder.py", "bitnet/conversion.py", "bitnet/driving.py",
+           "bitnet/engine.py", "bitnet/formats/*.py",
            "bitnet/generation.py", "bitnet/inspection.py", "bitnet/kv_cache.py", "bitnet/model.py", "bitnet/request.py",
            "bitnet/scheduler.py", "bitnet/stream.py", "bitnet/models/*.py",
            "bitnet/train/[!_c]*.py", "bitnet/train/checkpoint.py")  # fmt: skip

@@ -22,6 +22,7 @@ cdef class Batch:
     cdef Py_ssize_t _room          # rows of logits there is memory for
     cdef object _view
     cdef list _kept                # the tables, while their addresses are here
+    cdef int _check(self, Py_ssize_t output) except -1
     cdef int _begin(self, PageTable pages, Py_ssize_t n) except -1
     # Describe itself to a run, if nothing in it is out of range; logits have memory afterwards.
     cdef int fill(self, Run *r, Py_ssize_t context) except -1

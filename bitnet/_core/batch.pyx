@@ -197,6 +197,25 @@ cdef class Batch:
     def logits(self):
         return np.empty((0, self.vocab_size), np.float32) if self._view is None else self._view[: self.outputs]
 
+    def row(self, Py_ssize_t output):
+        """Give the logits of an output, as `logits` has them.
+
+        Parameters
+        ----------
+        output : int
+
+        Returns
+        -------
+        ndarray of float32, shape (vocab_size,)
+        """
+        self._check(output)
+        return self._view[output]
+
+    cdef int _check(self, Py_ssize_t output) except -1:
+        if not 0 <= output < self.outputs:
+            raise ShapeError.too_large("an output", output, self.outputs - 1, "of the batch")
+        return 0
+
     def best(self, Py_ssize_t output):
         """Find the largest logit of an output; of equal ones the first.
 
@@ -209,8 +228,7 @@ cdef class Batch:
         int
             Its token, or -1 where a logit is not finite.
         """
-        if not 0 <= output < self.outputs:
-            raise ShapeError.too_large("an output", output, self.outputs - 1, "of the batch")
+        self._check(output)
         return _best(self.data + output * self.vocab_size, self.vocab_size)
 
 

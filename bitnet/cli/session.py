@@ -31,6 +31,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
                         help="float16, float32 or int8 (default: float16)")
     parser.add_argument("--head-dtype", default="int8", metavar="NAME",
                         help="int8, float16, bfloat16 or float32 (default: int8)")  # fmt: skip
+    parser.add_argument("--load", default="mmap", metavar="NAME", help="of a converted checkpoint: mmap, opened at "
+                        "once and shared between processes, or copy, which generates faster (default: mmap)")
     parser.add_argument("--activations", default="auto", metavar="NAME",
                         help="what weights multiply: auto, int8, or float32 for activations as they are")
     parser.add_argument("--weights", default="ternary", metavar="NAME",
@@ -56,6 +58,7 @@ def engine_config(args: argparse.Namespace, num_threads: int | None) -> bitnet.E
     with refused(args):
         return bitnet.EngineConfig(
             num_threads=num_threads, packing=args.packing, kv_dtype=args.kv_dtype, head_dtype=args.head_dtype,
+            load=args.load,
             activations=args.activations, weights=args.weights, hidden_act=args.hidden_act, i2s_layout=args.i2s_layout,
         )  # fmt: skip
 
