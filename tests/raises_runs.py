@@ -130,12 +130,11 @@ def cancelled_between_runs():
 
 
 def without_llguidance():
-    there = sys.modules.get("llguidance")
-    sys.modules["llguidance"] = None
-    try:
+    import llguidance  # else it would be gone for good: a native module cannot be imported twice
+
+    assert llguidance
+    with mock.patch.dict(sys.modules, {"llguidance": None}):
         Grammar.regex("a")
-    finally:
-        sys.modules["llguidance"] = there
 
 
 @functools.cache
