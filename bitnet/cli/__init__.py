@@ -20,6 +20,7 @@ from bitnet.errors import BitNetError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "batch": "bitnet.cli.batch",
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
     "compare": "bitnet.cli.compare",
