@@ -25,6 +25,7 @@ import raises_formats
 import raises_instruments
 import raises_memory
 import raises_runs
+import raises_server
 import raises_train
 
 import bitnet
@@ -305,6 +306,7 @@ ROWS = [
     ("sampling.py", "InferenceError.logits", lambda: logprobs(NAN),
      "1 of 4 logits are not finite, the first is NaN at index (1, 0)"),
     *raises_train.ROWS,
+    *raises_server.ROWS,
     ("weight.py", "TypeError", TernaryWeight,
      "a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()"),
     ("_core/arrays.pyx", "TensorError.not_an_array", lambda: arrays.checked([1], "x", np.int8),
@@ -402,11 +404,12 @@ if sys.platform == "linux":
         ("_core/threads.pyx", "ImportError", lambda: import_without_atfork("threads"),
          "pthread_atfork failed: no memory is left"),
     ]  # fmt: skip
-    NOT_HERE = raises_runs.PASSED_ON
+    NOT_HERE = raises_runs.PASSED_ON | raises_server.PASSED_ON
 else:
-    NOT_HERE = raises_runs.PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"),
-                                        ("_core/blocks.pyx", "ImportError"),
-                                        ("_core/threads.pyx", "ImportError")}  # fmt: skip
+    NOT_HERE = raises_runs.PASSED_ON | raises_server.PASSED_ON | {
+        ("_core/blocks.pyx", "MemoryError.allocation"), ("_core/blocks.pyx", "ImportError"),
+        ("_core/threads.pyx", "ImportError"),
+    }  # fmt: skip
 
 SITES = sites()
 

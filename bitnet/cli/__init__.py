@@ -34,6 +34,7 @@ COMMANDS = {
     "perplexity": "bitnet.cli.perplexity",
     "profile": "bitnet.cli.profile",
     "quantize": "bitnet.cli.quantize",
+    "serve": "bitnet.cli.serve",
     "train": "bitnet.cli.train",
 }
 """Every subcommand, one or two words, and its module."""
