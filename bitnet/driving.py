@@ -89,6 +89,8 @@ class Driving:
                 try:
                     while not inbox.has_news() and not is_idle:
                         is_idle = not self._step()
+                    if not inbox.requests:
+                        self._arrange()  # so that nothing is kept of those that have ended
                 finally:
                     self._leave(is_idle)
                 if not is_idle:

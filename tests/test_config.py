@@ -40,7 +40,8 @@ FULL = [
     QuantizationConfig(per_channel=True),
     EngineConfig(device="cpu", num_threads=3, packing="t5", kv_dtype="float32", head_dtype="bfloat16", verify="load",
                  load="copy", activations="float32", weights="float", hidden_act="silu", i2s_layout="arm",
-                 max_batch_size=5, max_batch_tokens=100, prefill_chunk=10, max_queue=7, max_kv_tokens=4096, prefix_cache=False),
+                 max_batch_size=5, max_batch_tokens=100, prefill_chunk=10, max_queue=7, max_kv_tokens=4096,
+                 prefix_cache=False),
     GenerationConfig(
         max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=0.6, top_k=40, top_p=0.9, min_p=0.05,
         repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11, typical_p=0.8,
@@ -154,8 +155,8 @@ def test_defaults():
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
         "load": "mmap", "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto",
-        "i2s_layout": "auto", "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024, "max_kv_tokens": None,
-        "prefix_cache": True,
+        "i2s_layout": "auto", "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024,
+        "max_kv_tokens": None, "prefix_cache": True,
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
