@@ -23,6 +23,7 @@ The map, from here to the instruction::
     _core/program.pyx           the pass as a flat list of operations, and the running of it
     _core/operations.pyx        what each operation does; _core/head.pyx is the last one, the int8 head
         │
+    bitnet.server               server/                 over HTTP, for clients of OpenAI's interface
     bitnet.train                train/                  training with PyTorch, and the export to what is loaded here
                                 assets/                 the model that comes with the package
     bitnet.TernaryWeight        weight.py               a ternary weight you can multiply with

@@ -96,7 +96,7 @@ def embedded(
     """
     given = None if isinstance(texts, str) else list(texts)
     if given is None or not all(isinstance(one, str | Sequence | np.ndarray) for one in given):
-        raise ConfigurationError.value("embed", "texts", texts, "a list of texts")
+        raise ConfigurationError.value("embed", "texts", texts, "a list of texts, or of lists of tokens")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigurationError.value("embed", "batch_size", batch_size, "a whole number above 0")
     ids = [model.encode(prompt + text if isinstance(text, str) else text) for text in given]

@@ -21,7 +21,7 @@ from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
-from bitnet.request import Generation, Inbox, Reading
+from bitnet.request import Activity, Generation, Inbox, Reading
 from bitnet.scheduler import Scheduler
 from bitnet.stream import Stream, for_streamer
 from bitnet.texts import TextMethods
@@ -98,6 +98,20 @@ class InferenceEngine(TextMethods):
         """
         self._check_open()
         return memory_report()
+
+    def activity(self, model: Model) -> Activity:
+        """Say what requests there are, and what they have.
+
+        Parameters
+        ----------
+        model : Model
+
+        Returns
+        -------
+        Activity
+        """
+        found: Activity = self._scheduler(model).activity()
+        return found
 
     def load_model(self, path: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Model:
         """Load a checkpoint.

@@ -374,6 +374,11 @@ class DeviceError(BitNetError, RuntimeError):
     """A device, or a library for it, is unknown, absent or failing."""
 
     @classmethod
+    def address(cls, address: str, reason: Any) -> Self:
+        """An address of the network that cannot be listened at."""
+        return cls(f"cannot listen at {address}: {reason}", address=address, reason=reason)
+
+    @classmethod
     def missing_extra(cls, library: str, extra: str) -> Self:
         """An optional library that is not installed."""
         return cls(f"'{library}' is not installed; run: pip install 'bitnet-runtime[{extra}]'",

@@ -6,6 +6,7 @@ the thread that drives the scheduler, and nothing of a request is changed by ano
 
 import time
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +14,34 @@ from bitnet.completion import Completion, Piece
 from bitnet.errors import InferenceError
 from bitnet.sampling import Sampler, StopStrings
 
-__all__ = ["MAX_UNREAD", "Generation", "Inbox", "Reading", "Request"]
+__all__ = ["MAX_UNREAD", "Activity", "Generation", "Inbox", "Reading", "Request"]
 
 MAX_UNREAD = 64  # pieces that wait for a consumer; then others go first
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What an engine does with a model now, and has done.
+
+    Attributes
+    ----------
+    waiting, running : int
+        Requests that wait for their turn, and that take part in steps.
+    kv_pages, kv_pages_used : int
+        Pages of 64 positions that have memory, and those of running requests.
+    pauses : int
+        How often a request gave its pages back for others.
+    steps, step_tokens : int
+        Steps so far, and all their tokens.
+    """
+
+    waiting: int
+    running: int
+    kv_pages: int
+    kv_pages_used: int
+    pauses: int
+    steps: int
+    step_tokens: int
 
 
 class Inbox:

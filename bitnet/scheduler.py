@@ -17,7 +17,7 @@ from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
 from bitnet.kv_cache import KVCache, Sequence
-from bitnet.request import MAX_UNREAD, Request
+from bitnet.request import MAX_UNREAD, Activity, Request
 
 __all__ = ["Scheduler"]
 
@@ -50,6 +50,7 @@ class Scheduler(Driving):
         self._numbers = itertools.count()
         self._is_closed = False
         self.pauses = 0  # how often a request gave its pages back for others
+        self.steps = self.step_tokens = 0
         self._begin()
         _schedulers.add(self)
 
@@ -68,6 +69,12 @@ class Scheduler(Driving):
         return self._config.max_batch_size
 
     # ---- for everybody
+
+    def activity(self):
+        """Say what is going on, from any thread."""
+        waiting, running = (sum(not one.has_ended for one in requests)
+                            for requests in (self._waiting_requests(), list(self._running)))  # fmt: skip
+        return Activity(waiting, running, self.cache.pages, self.cache.used, self.pauses, self.steps, self.step_tokens)
 
     def submit(self, request):
         """Let a request wait for its turn.
@@ -136,6 +143,7 @@ class Scheduler(Driving):
             if not self._is_changed or not any(one.is_cancelled for one, _, _ in self._parts):
                 self._run_one_by_one(error)
             return True
+        self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
         self._deliver(self._parts)
         return True
 

@@ -150,7 +150,7 @@ ROWS = [
     ("embedding.py", "ConfigurationError.choice", lambda: Pool("max", [1], 4),
      "pooling is 'max'; it must be one of 'last', 'mean', 'cls'"),
     ("embedding.py", "ConfigurationError.value", lambda: loaded().engine.embed(loaded().model, "text"),
-     "embed.texts is 'text'; it must be a list of texts"),
+     "embed.texts is 'text'; it must be a list of texts, or of lists of tokens"),
     ("embedding.py", "ConfigurationError.value", lambda: loaded().engine.embed(loaded().model, ["a"], batch_size=0),
      "embed.batch_size is 0; it must be a whole number above 0"),
     ("embedding.py", "InferenceError.empty_prompt",

@@ -130,12 +130,11 @@ def cancelled_between_runs():
 
 
 def without_llguidance():
-    there = sys.modules.get("llguidance")
-    sys.modules["llguidance"] = None
-    try:
+    import llguidance  # else it would be gone for good: a native module cannot be imported twice
+
+    assert llguidance
+    with mock.patch.dict(sys.modules, {"llguidance": None}):
         Grammar.regex("a")
-    finally:
-        sys.modules["llguidance"] = there
 
 
 @functools.cache
@@ -213,6 +212,7 @@ def too_many_to_generate():
 # What someone else raised, and so said.
 PASSED_ON = {
     ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
+    ("cli/batch.py", ""), ("cli/batch_files.py", ""),
     ("engine.py", "found[0].error"), ("engine.py", ""),
     ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("driving.py", ""),
     ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),

@@ -198,6 +198,8 @@ SENTENCES = [
     ("KernelError", "status", {"kernel": "i2-avx2", "operation": "a", "status": 1,
                                "meaning": "its input is not finite"},
      "kernel 'i2-avx2' ended 'a' with status 1: its input is not finite"),
+    ("DeviceError", "address", {"address": "127.0.0.1:80", "reason": "Permission denied"},
+     "cannot listen at 127.0.0.1:80: Permission denied"),
     ("DeviceError", "missing_extra", {"library": "matplotlib", "extra": "plot"},
      "'matplotlib' is not installed; run: pip install 'bitnet-runtime[plot]'"),
     ("ModelLoadError", "changed", {"path": "m", "name": "a.weight", "where": "memory"},

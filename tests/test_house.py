@@ -108,17 +108,20 @@ ARROWS = {
     # families of files
     "models*": "errors config models*",
     "formats*": "errors config chat formats* _core.*",
-    "cli*": "bitnet machine tuning memory errors train cli*",
+    "cli*": "bitnet machine tuning memory errors server train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "compat*": "chat config engine errors tokenizer compat*",
-    "server*": "bitnet machine memory errors server*",
+    "server*": "bitnet _checks chat errors server*",
     "examples*": "bitnet compat machine memory errors train",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.
 REQUIRED = {"bitnet", "numpy"}
 WITHOUT_TORCH = {"bitnet/train/__init__.py", "bitnet/train/config.py"}  # the command line reads them for its help
-OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "safetensors", "tokenizers", "torch")
+WITHOUT_SERVER = {"bitnet/server/__init__.py", "bitnet/server/config.py"}
+SERVER = {"starlette", "uvicorn", "jsonschema", "prometheus_client"}
+OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "safetensors", "tokenizers", "torch",
+            *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
 CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",
@@ -269,6 +272,7 @@ def check_optional_libraries(path, text):
         library = module.split(".")[0]
         is_known = library in sys.stdlib_module_names | REQUIRED | {COMMAND, "libc", "cpython", "cython"}
         is_known |= library == "torch" and path.startswith("bitnet/train/") and path not in WITHOUT_TORCH
+        is_known |= library in SERVER and path.startswith("bitnet/server/") and path not in WITHOUT_SERVER
         if not is_known and (is_top or path.startswith("bitnet/_core")):
             yield f"{path}: {library} is optional, so it is imported in the function that needs it"
 

@@ -18,17 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raises_chat
+import raises_cli
 import raises_compat
 import raises_formats
 import raises_instruments
 import raises_memory
 import raises_runs
+import raises_server
 import raises_train
 
 import bitnet
 from bitnet import GenerationConfig, ModelConfig, QuantizationConfig, TernaryWeight
 from bitnet._core import arrays, cpu, matmul, packing, quant, threads
-from bitnet.chat import ChatTemplate, parse_tool_calls
 from bitnet.formats import base, open_checkpoint
 from bitnet.formats.safetensors import SafetensorsFile
 from bitnet.sampling import Sampler, StopStrings, logprobs
@@ -81,22 +83,6 @@ def tokenizer(**options):
     import tokenizers
 
     return Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), **options)
-
-
-def caused(trigger):
-    """Raise the cause of the error that `trigger` raises."""
-    try:
-        trigger()
-    except Exception as error:
-        raise error.__cause__ from None
-
-
-def replaced(trigger):
-    """Raise the error in whose place `trigger` raises another."""
-    try:
-        trigger()
-    except Exception as error:
-        raise error.__context__ from None
 
 
 # ---- the raises in the sources
@@ -298,30 +284,6 @@ ROWS = [
      "Tokenizer.ids is 'a'; it must be a token id from 0 to 4294967295"),
     ("tokenizer.py", "ConfigurationError.value", lambda: tokenizer().decode([-1]),
      "Tokenizer.ids is -1; it must be a token id from 0 to 4294967295"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate(1),
-     "ChatTemplate.template is 1; it must be a string"),
-    ("chat.py", "FormatError.template", lambda: ChatTemplate("{{"),
-     "the chat template fails at line 1: unexpected 'end of template'"),
-    ("chat.py", "FormatError.template", lambda: ChatTemplate("{{ 1 / 0 }}").render([]),
-     "the chat template fails at line 1: ZeroDivisionError: division by zero"),
-    ("chat.py", "FormatError.template", lambda: ChatTemplate("a" * 262145),
-     "the chat template fails: it has 262145 characters, more than 262144"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render("a"),
-     "ChatTemplate.render.messages is 'a'; it must be a list of messages"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render(["a"]),
-     "messages.[0] is 'a'; it must be a dictionary with 'role' and 'content'"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render([{}]),
-     "messages[0].role is None; it must be a string"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render([{"role": "user", "content": [1]}]),
-     "messages[0].content is [1]; it must be a string, or parts of text"),
-    ("chat.py", "ConfigurationError.value", lambda: ChatTemplate("").render([], tools="f"),
-     "ChatTemplate.render.tools is 'f'; it must be a list of dictionaries (JSON schemas)"),
-    ("chat.py", "ConfigurationError.choice", lambda: parse_tool_calls("", "xml"),
-     "form is 'xml'; it must be one of 'hermes', 'llama3', None"),
-    ("sandbox.py", "SecurityError", lambda: caused(lambda: ChatTemplate("{{ ''.__class__ }}").render([])),
-     "it may not use '__class__' of a str"),
-    ("sandbox.py", "TemplateError", lambda: caused(lambda: ChatTemplate("{{ raise_exception('no') }}").render([])),
-     "it refuses the messages: no"),
     ("sampling.py", "ConfigurationError.value", lambda: Sampler(None, 2),
      "Sampler.config is None; it must be a GenerationConfig"),
     ("sampling.py", "ConfigurationError.value", lambda: Sampler(GenerationConfig(), 0),
@@ -344,6 +306,7 @@ ROWS = [
     ("sampling.py", "InferenceError.logits", lambda: logprobs(NAN),
      "1 of 4 logits are not finite, the first is NaN at index (1, 0)"),
     *raises_train.ROWS,
+    *raises_server.ROWS,
     ("weight.py", "TypeError", TernaryWeight,
      "a TernaryWeight is made by TernaryWeight.from_float() or TernaryWeight.from_codes()"),
     ("_core/arrays.pyx", "TensorError.not_an_array", lambda: arrays.checked([1], "x", np.int8),
@@ -422,7 +385,9 @@ ROWS = [
     ("_core/threads.pyx", "ConfigurationError.thread_count", lambda: threads.barrier(0),
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
-ROWS += raises_compat.ROWS + raises_runs.ROWS + raises_formats.ROWS + raises_memory.ROWS + raises_instruments.ROWS
+for part in (raises_chat, raises_cli, raises_compat, raises_runs, raises_formats, raises_memory,
+             raises_instruments):
+    ROWS += part.ROWS
 ROWS.append((
     "_core/memory.pyx", "ConfigurationError.choice",
     lambda: in_process("import bitnet; bitnet.HybridMemoryPool.instance()", BITNET_MEMORY_PROFILING="all"),
@@ -439,11 +404,12 @@ if sys.platform == "linux":
         ("_core/threads.pyx", "ImportError", lambda: import_without_atfork("threads"),
          "pthread_atfork failed: no memory is left"),
     ]  # fmt: skip
-    NOT_HERE = raises_runs.PASSED_ON
+    NOT_HERE = raises_runs.PASSED_ON | raises_server.PASSED_ON
 else:
-    NOT_HERE = raises_runs.PASSED_ON | {("_core/blocks.pyx", "MemoryError.allocation"),
-                                        ("_core/blocks.pyx", "ImportError"),
-                                        ("_core/threads.pyx", "ImportError")}  # fmt: skip
+    NOT_HERE = raises_runs.PASSED_ON | raises_server.PASSED_ON | {
+        ("_core/blocks.pyx", "MemoryError.allocation"), ("_core/blocks.pyx", "ImportError"),
+        ("_core/threads.pyx", "ImportError"),
+    }  # fmt: skip
 
 SITES = sites()
 

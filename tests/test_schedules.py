@@ -1,5 +1,5 @@
-"""Random schedules against a model of the scheduler: who comes, reads, cancels, closes, fails, or runs out of time or of
-pages; and a mixed batch of 32.
+"""Random schedules against a model of the scheduler: who comes, reads, cancels, closes, fails or is late;
+and a mixed batch of 32.
 """
 
 import contextlib

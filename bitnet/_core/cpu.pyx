@@ -15,7 +15,7 @@ from bitnet.errors import ConfigurationError
 
 cdef extern from "kernels/cpu.h":
     uint32_t bitnet_cpu_features() noexcept nogil
-    uint32_t CPU_AVX2, CPU_AVX512VNNI, CPU_AVX512VBMI, CPU_NEON, CPU_NEONDOT
+    uint32_t CPU_AVX2, CPU_AVX512VNNI, CPU_AVX512VBMI, CPU_AVXVNNI, CPU_NEON, CPU_NEONDOT
 
 cdef extern from *:
     const char *BITNET_VERSION  # of setup.py
@@ -27,6 +27,7 @@ FEATURES = {
     "avx2": CPU_AVX2,
     "avx512vnni": CPU_AVX512VNNI,
     "avx512vbmi": CPU_AVX512VBMI,
+    "avxvnni": CPU_AVXVNNI,
     "neon": CPU_NEON,
     "neondot": CPU_NEONDOT,
 }
@@ -35,6 +36,7 @@ FEATURES = {
 ISAS = {
     "avx512vbmi": CPU_AVX2 | CPU_AVX512VNNI | CPU_AVX512VBMI,
     "avx512vnni": CPU_AVX2 | CPU_AVX512VNNI,
+    "avxvnni": CPU_AVX2 | CPU_AVXVNNI,
     "avx2": CPU_AVX2,
     "neondot": CPU_NEON | CPU_NEONDOT,
     "neon": CPU_NEON,

@@ -20,6 +20,7 @@ from bitnet.errors import BitNetError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "batch": "bitnet.cli.batch",
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
     "compare": "bitnet.cli.compare",
@@ -32,6 +33,7 @@ COMMANDS = {
     "perplexity": "bitnet.cli.perplexity",
     "profile": "bitnet.cli.profile",
     "quantize": "bitnet.cli.quantize",
+    "serve": "bitnet.cli.serve",
     "train": "bitnet.cli.train",
 }
 """Every subcommand, one or two words, and its module."""

@@ -16,6 +16,7 @@ def test_the_features_are_those_the_kernel_of_the_system_lists():
         "avx2": {"avx2", "fma", "f16c"},
         "avx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
         "avx512vbmi": {"avx512vbmi"},
+        "avxvnni": {"avx_vnni"},
         "neon": {"asimd"},
         "neondot": {"asimddp"},
     }

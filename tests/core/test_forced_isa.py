@@ -26,6 +26,7 @@ from bitnet._core.packings import i2, t5
 KERNELS = {
     "avx512vbmi": ("avx512vnni", "avx512vbmi", "avx512vnni"),
     "avx512vnni": ("avx512vnni", "avx2", "avx512vnni"),
+    "avxvnni": ("avxvnni", "avxvnni", "avx2"),
     "avx2": ("avx2", "avx2", "avx2"),
     "portable": ("portable", "portable", "portable"),
 }

@@ -19,6 +19,11 @@
 #    define _mm256_zeroupper() ((void)0)
 #  endif
 
+/* AVX-VNNI is another encoding of what AVX-512 has. */
+#  ifndef _mm256_dpbusd_avx_epi32
+#    define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
+#  endif
+
 /* The lanes of a vector of floats or integers, and back. */
 #  define LANES(type, name, from) \
       type name[sizeof(from) / sizeof(type)]; \

@@ -13,16 +13,16 @@
 static uint32_t bitnet_cpu_features(void) {
     enum { YMM = 0x06, ZMM = 0xe6 };
     uint32_t r[4], features = 0;
-    bitnet_cpuid(0, r);
+    bitnet_cpuid(0, 0, r);
     const uint32_t leaves = r[0];
     if (leaves < 7) return 0;
 
-    bitnet_cpuid(1, r);
+    bitnet_cpuid(1, 0, r);
     const int has_osxsave = r[2] >> 27 & 1, has_fma = r[2] >> 12 & 1, has_f16c = r[2] >> 29 & 1;
     if (!has_osxsave) return 0;
     const uint64_t saved = bitnet_xgetbv();
 
-    bitnet_cpuid(7, r);
+    bitnet_cpuid(7, 0, r);
     const int has_avx2 = r[1] >> 5 & 1;
     if ((saved & YMM) == YMM && has_avx2 && has_fma && has_f16c) features |= CPU_AVX2;
 
@@ -31,6 +31,11 @@ static uint32_t bitnet_cpu_features(void) {
     if ((features & CPU_AVX2) && (saved & ZMM) == ZMM && has_f && has_dq && has_bw && has_vl && has_vnni) {
         features |= CPU_AVX512VNNI;
         if (has_vbmi) features |= CPU_AVX512VBMI;
+    }
+    const uint32_t subleaves = r[0];
+    if ((features & CPU_AVX2) && subleaves >= 1) {
+        bitnet_cpuid(7, 1, r);
+        if (r[0] >> 4 & 1) features |= CPU_AVXVNNI;
     }
     return features;
 }

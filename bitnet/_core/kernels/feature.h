@@ -8,6 +8,8 @@ enum {
     /* AVX-512 F, BW, DQ, VL and VNNI. */
     CPU_AVX512VNNI = 1u << 1,
     CPU_AVX512VBMI = 1u << 2,
+    /* vpdpbusd of 256 bits with the encoding of AVX, for CPUs without AVX-512. */
+    CPU_AVXVNNI = 1u << 3,
     CPU_NEON = 1u << 8,
     /* sdot and udot of Armv8.2. */
     CPU_NEONDOT = 1u << 9

@@ -5,12 +5,14 @@
 #include "feature.h"
 #include "head_avx2.h"
 #include "head_avx512vnni.h"
+#include "head_avxvnni.h"
 #include "head_kernel.h"
 #include "head_neondot.h"
 
 static const bitnet_head_kernel HEAD_KERNELS[] = {
 #if BITNET_X86
     {"avx512vnni", CPU_AVX512VNNI, 128, head_panel_avx512vnni},
+    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, 128, head_panel_avxvnni})
     {"avx2", CPU_AVX2, 0, head_panel_avx2},
 #elif BITNET_ARM
     {"neondot", CPU_NEONDOT, 0, head_panel_neondot},

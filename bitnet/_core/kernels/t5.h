@@ -6,12 +6,14 @@
 #include "kernel.h"
 #include "t5_avx2.h"
 #include "t5_avx512vbmi.h"
+#include "t5_avxvnni.h"
 #include "t5_neon.h"
 #include "t5_neondot.h"
 
 static const bitnet_kernel T5_KERNELS[] = {
 #if BITNET_X86
     {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_groups_avx512vbmi, 16},
+    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, t5_panel_avxvnni, NULL, 0})
     {"avx2", CPU_AVX2, t5_panel_avx2, NULL, 0},
 #elif BITNET_ARM
     {"neondot", CPU_NEONDOT, t5_panel_neondot, NULL, 0},

@@ -118,6 +118,15 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #  define BITNET_HAS_ASM 1
 #  define BITNET_ASM __asm__ volatile
 #endif
+/* AVX-VNNI, which gcc knows since 11 and clang since 12; older ones leave its kernels out of the tables. */
+#if BITNET_X86 && (defined(BITNET_EMULATED) || (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
+#  define BITNET_HAS_AVXVNNI 1
+#  define BITNET_AVXVNNI_ROW(...) __VA_ARGS__,
+#  define BITNET_DPBUSD_AVX(sum, unsigned_bytes, bytes) _mm256_dpbusd_avx_epi32(sum, unsigned_bytes, bytes)
+#else
+#  define BITNET_HAS_AVXVNNI 0
+#  define BITNET_AVXVNNI_ROW(...)
+#endif
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
 
@@ -157,7 +166,9 @@ static inline int bitnet_allowed_cpus(void) {
 
 #if BITNET_X86 && !defined(BITNET_EMULATED)
 
-static inline void bitnet_cpuid(uint32_t leaf, uint32_t r[4]) { __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]); }
+static inline void bitnet_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
+    __cpuid_count(leaf, subleaf, r[0], r[1], r[2], r[3]);
+}
 
 static inline uint64_t bitnet_xgetbv(void) {
     uint32_t low, high;

@@ -1,0 +1,85 @@
+"""What the commands that generate share: the options that choose tokens, and how fast it went."""
+
+import argparse
+from typing import Any
+
+import bitnet
+
+__all__ = ["add_generation_arguments", "generation_settings", "speeds"]
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+"""Options that ask for drawing: without `--do-sample` they would mean nothing."""
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the fields of `GenerationConfig`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to generate")
+    parser.add_argument("--min-new-tokens", type=int, metavar="N", help="how many before anything may end the text")
+    parser.add_argument("--do-sample", action="store_true", help="draw tokens instead of taking the most likely")
+    parser.add_argument("--temperature", type=float, metavar="X",
+                        help="divides the logits; implies --do-sample, but 0 takes the most likely")
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw from so many tokens; implies --do-sample")
+    parser.add_argument("--top-p", type=float, metavar="X",
+                        help="draw from tokens that together are so likely; implies --do-sample")
+    parser.add_argument("--min-p", type=float, metavar="X",
+                        help="draw from tokens so likely next to the first; implies --do-sample")
+    parser.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 to avoid what has occurred")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the drawing")
+    parser.add_argument("--stop", action="append", dest="stop_strings", metavar="TEXT",
+                        help="ends the text where it appears; repeatable")  # fmt: skip
+
+
+def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Read what the command line says about choosing tokens; the rest is the model's to say.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+
+    Returns
+    -------
+    dict
+        Fields of `GenerationConfig`.
+    """
+    names = ("max_new_tokens", "min_new_tokens", "repetition_penalty", "seed", "stop_strings", *SAMPLING)
+    fields: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if fields.get("temperature") == 0:
+        others = [f"--{name.replace('_', '-')}" for name in SAMPLING[1:] if name in fields]
+        if args.do_sample or others:
+            args.parser.error(f"--temperature 0 takes the most likely token, and {(others or ['--do-sample'])[0]} "
+                              "asks for drawing; give one of them")  # fmt: skip
+        del fields["temperature"]
+        fields["do_sample"] = False
+    elif args.do_sample or any(name in fields for name in SAMPLING):
+        fields["do_sample"] = True
+    return fields
+
+
+def speeds(done: bitnet.Completion) -> str:
+    """Write how fast an answer came.
+
+    Parameters
+    ----------
+    done : Completion
+
+    Returns
+    -------
+    str
+        A line.
+    """
+    # The first token came with the prompt; one that ended the text took a step, too.
+    steps = len(done.tokens) - 1 + (done.finish_reason == "eos")
+
+    def speed(tokens: int, seconds: float) -> str:
+        return f", {tokens / seconds:.1f} tokens/s" if tokens > 0 and seconds > 0 else ""
+
+    return (
+        f"prompt: {done.prompt_tokens} tokens{speed(done.prompt_tokens, done.prompt_s)}; first token after "
+        f"{done.first_token_s:.2f} s; generated: {len(done.tokens)} tokens{speed(steps, done.generate_s)}; "
+        f"ended by: {done.finish_reason}"
+    )
