@@ -330,7 +330,7 @@ class Scheduler(Driving):
         self._is_changed, self._is_short = True, False
         inbox = request.inbox
         inbox.requests.discard(request)
-        self._background.requests.discard(request)
+        self._leave_background(request)
         if inbox.waiter is not None and inbox.has_news():
             self._wake(inbox.waiter)
 
