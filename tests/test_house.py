@@ -100,7 +100,7 @@ ARROWS = {
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
-    "model": "errors config tuning chat checksums tokenizer hub formats formats.panels formats.random models "
+    "model": "errors config memory tuning chat checksums tokenizer hub formats formats.panels formats.random models "
              "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
