@@ -222,7 +222,9 @@ class Scheduler(Driving):
     def _gather_prompts(self, decoding):
         """Add the next tokens of prompts: half of the room is the oldest one's, then come the shortest."""
         room = self._max_tokens - len(decoding)
-        room = min(room, self._config.prefill_chunk) if decoding else room
+        chunk = self._config.prefill_chunk
+        # Others wait for the end of the step: those who are answered, or whose prompts are short.
+        room = min(room, chunk) if decoding else min(room, 2 * chunk) if len(self._reading) > 1 else room
         waiting = sorted(self._reading, key=lambda one: (-one.priority, one.left, one.number))
         oldest = min(waiting, key=Request.order)
         plan = [(oldest, room - room // 2), *((one, room) for one in waiting)]
@@ -328,7 +330,7 @@ class Scheduler(Driving):
         self._is_changed, self._is_short = True, False
         inbox = request.inbox
         inbox.requests.discard(request)
-        self._background.requests.discard(request)
+        self._leave_background(request)
         if inbox.waiter is not None and inbox.has_news():
             self._wake(inbox.waiter)
 

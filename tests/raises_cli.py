@@ -11,7 +11,7 @@ from checkpoints import DATA
 from bitnet.cli import batch
 from bitnet.cli.batch_files import Journal, Prompt, digest, kind_of, read_prompts, write_output
 from bitnet.cli.conversation import Conversation
-from bitnet.config import EngineConfig
+from bitnet.config import EngineConfig, GenerationConfig
 from bitnet.model import load_model
 
 
@@ -68,7 +68,8 @@ def run(*arguments):
 
 
 def settings_of(own):
-    answers = batch._Answers(None, None, argparse.Namespace(seed=None), None)
+    args = argparse.Namespace(regex=None, json_schema=None, grammar=None)
+    answers = batch._Answers(None, None, GenerationConfig(), args)
     answers._settings(Prompt(1, {"config": own}))
 
 
@@ -126,6 +127,8 @@ ROWS = [
      "'out.jsonl' exists already; give another name, or allow that it is replaced"),
     ("cli/batch.py", "ConfigurationError.value", lambda: settings_of(3),
      "batch.config is 3; it must be an object of settings"),
+    ("cli/batch.py", "ConfigurationError.value", lambda: settings_of({"num_return_sequences": 2, "do_sample": True}),
+     "batch.num_return_sequences is 2; it must be 1: an answer a line"),
     ("cli/batch.py", "ConfigurationError.value", lambda: replaced_by_usage("--parallel", "0"),
      "batch.--parallel is 0; it must be a whole number from 1 to 1024"),
 ]  # fmt: skip

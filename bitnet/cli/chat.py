@@ -15,7 +15,7 @@ from typing import Any
 
 import bitnet
 from bitnet.cli.conversation import Conversation
-from bitnet.cli.options import add_generation_arguments, generation_settings, speeds
+from bitnet.cli.options import add_generation_arguments, generation_grammar, generation_settings, speeds
 from bitnet.cli.session import add_engine_arguments, engine_config, loading, refused
 from bitnet.errors import BitNetError
 
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     with refused(args):
         bitnet.GenerationConfig(**{"do_sample": False, **settings})
+        grammar = generation_grammar(args)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     with bitnet.InferenceEngine(engine_config(args, args.num_threads)) as engine:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         talk = Conversation(model, template, args.system)
         if args.resume is not None:
             talk.load(args.resume)
-        chat = _Chat(engine, model, config, talk, args.quiet)
+        chat = _Chat(engine, model, config, grammar, talk, args.quiet)
         _note(args.quiet, f"{model.path}, {model.program.context} tokens of context; /help lists commands")
         with _history(args.history) as is_terminal:
             while chat.is_going_on:
@@ -98,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
 class _Chat:
     """A conversation in the terminal."""
 
-    def __init__(self, engine: Any, model: Any, config: Any, talk: Conversation, is_quiet: bool) -> None:
-        self._engine, self._model, self._config, self._talk = engine, model, config, talk
+    def __init__(
+        self, engine: Any, model: Any, config: Any, grammar: Any, talk: Conversation, is_quiet: bool
+    ) -> None:
+        self._engine, self._model, self._config, self._grammar, self._talk = engine, model, config, grammar, talk
         self._is_quiet, self.is_going_on = is_quiet, True
         self._done: list[bitnet.Completion] = []
 
@@ -160,7 +163,7 @@ class _Chat:
             ids, left_out = talk.prompt(self._config.max_new_tokens)
             if left_out:
                 _note(self._is_quiet, f"the oldest {left_out} messages do not fit into the context, and are left out")
-            done = self._print(self._engine.stream(self._model, ids, self._config))
+            done = self._print(self._engine.stream(self._model, ids, self._config, grammar=self._grammar))
         except BitNetError:
             if before is None:
                 talk.messages.pop()
