@@ -144,17 +144,24 @@ class Requests:
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Go on from contexts, each until one of its strings, or the model's end, or so many tokens."""
-        answers = []
+        prompts, configs, answers = [], [], list[str]()
+        for context, given in (request.args for request in requests):
+            config = self._generation_config(given)
+            room = self.max_length - config.max_new_tokens
+            if room < 1:
+                raise ConfigurationError.value("generate_until", "max_gen_toks", config.max_new_tokens,
+                                               f"below {self.max_length}, the context")  # fmt: skip
+            prompts.append(self.tok_encode(context)[-room:])
+            configs.append(config)
         with _bar(len(requests), "generate_until", disable_tqdm) as show:
-            for context, given in (request.args for request in requests):
-                config = self._generation_config(given)
-                room = self.max_length - config.max_new_tokens
-                if room < 1:
-                    raise ConfigurationError.value("generate_until", "max_gen_toks", config.max_new_tokens,
-                                                   f"below {self.max_length}, the context")  # fmt: skip
-                text = self._engine.generate(self.model, self.tok_encode(context)[-room:], config).text
-                answers.append(text)
-                self.cache_hook.add_partial("generate_until", (context, given), text)  # type: ignore[attr-defined]
+            for start in range(0, len(requests), self._batch):
+                part = slice(start, start + self._batch)
+                found = self._engine.generate(self.model, prompts[part], configs[part])
+                for request, done in zip(requests[part], found, strict=True):
+                    if done.error is not None:
+                        raise done.error
+                    answers.append(done.text)
+                    self.cache_hook.add_partial("generate_until", request.args, done.text)  # type: ignore[attr-defined]
                 show(len(answers), len(requests))
         return answers
 

@@ -9,6 +9,7 @@
     print(tracker.report())
 """
 
+import ctypes
 import dataclasses
 
 from bitnet._core.blocks import MemoryHandle
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryReport",
     "MemoryStats",
     "TagStats",
+    "give_back_unused",
     "memory_report",
     "system_memory",
 ]
@@ -107,3 +109,14 @@ def memory_report(pool: HybridMemoryPool | None = None, status: str = "/proc/sel
         **known, other=stats.allocated - sum(known.values()), unused=stats.reserved - stats.allocated, rss=rss,
         mapped_files=files, outside=max(0, rss - files - stats.allocated),
     )  # fmt: skip
+
+
+def give_back_unused() -> None:
+    """Give memory that nothing uses back to the system: of the pool, and what Python and NumPy have freed.
+
+    The C library keeps tens of megabytes after large arrays; only glibc can be asked for them.
+    """
+    HybridMemoryPool.instance().trim()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

@@ -23,6 +23,7 @@ from bitnet.formats import open_checkpoint
 from bitnet.formats.panels import HEAD
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
+from bitnet.memory import give_back_unused
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.tuning import choose_packing
@@ -437,6 +438,7 @@ def _loaded(checkpoint, engine_config, progress):
         checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
         on_error.pop_all()
     model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    give_back_unused()  # what loading took for a moment would count beside what running takes
     for note in checkpoint.notes:
         warnings.warn(f"'{checkpoint.path}': {note}", stacklevel=2)
     return model

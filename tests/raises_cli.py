@@ -6,8 +6,13 @@ import os
 import tempfile
 from pathlib import Path
 
+from checkpoints import DATA
+
 from bitnet.cli import batch
 from bitnet.cli.batch_files import Journal, Prompt, digest, kind_of, read_prompts, write_output
+from bitnet.cli.conversation import Conversation
+from bitnet.config import EngineConfig, GenerationConfig
+from bitnet.model import load_model
 
 
 @contextlib.contextmanager
@@ -63,7 +68,8 @@ def run(*arguments):
 
 
 def settings_of(own):
-    answers = batch._Answers(None, None, argparse.Namespace(seed=None), None)
+    args = argparse.Namespace(regex=None, json_schema=None, grammar=None)
+    answers = batch._Answers(None, None, GenerationConfig(), args)
     answers._settings(Prompt(1, {"config": own}))
 
 
@@ -84,7 +90,20 @@ def replaced_by_usage(*arguments):
         raise usage.__context__ from None
 
 
+def conversation():
+    return Conversation(load_model(str(DATA / "llama-packed-bitlinear"), EngineConfig(num_threads=1)))
+
+
 ROWS = [
+    ("cli/conversation.py", "ModelLoadError.exists", lambda: of_file("a", b"{}", conversation().save),
+     "'a' exists already; give another name, or allow that it is replaced"),
+    ("cli/conversation.py", "ModelLoadError.unwritable", lambda: conversation().save("none/a"),
+     "cannot write 'none/a': No such file or directory"),
+    ("cli/conversation.py", "ConfigurationError.value", lambda: of_file("a", b"{}", conversation().load),
+     "chat.file is 'a'; it must be a conversation: an object with 'messages', each of which has a 'role' and a "
+     "'content'"),
+    ("cli/conversation.py", "ModelLoadError.unreadable", lambda: conversation().load("none"),
+     "cannot read 'none': No such file or directory"),
     ("cli/batch_files.py", "ConfigurationError.value", lambda: kind_of("a.json", ("jsonl", "csv")),
      "batch.the name of a file is 'a.json'; it must be one that ends in .jsonl, .csv"),
     ("cli/batch_files.py", "ModelLoadError.unreadable", lambda: list(read_prompts("none.txt")),
@@ -108,6 +127,8 @@ ROWS = [
      "'out.jsonl' exists already; give another name, or allow that it is replaced"),
     ("cli/batch.py", "ConfigurationError.value", lambda: settings_of(3),
      "batch.config is 3; it must be an object of settings"),
+    ("cli/batch.py", "ConfigurationError.value", lambda: settings_of({"num_return_sequences": 2, "do_sample": True}),
+     "batch.num_return_sequences is 2; it must be 1: an answer a line"),
     ("cli/batch.py", "ConfigurationError.value", lambda: replaced_by_usage("--parallel", "0"),
      "batch.--parallel is 0; it must be a whole number from 1 to 1024"),
 ]  # fmt: skip

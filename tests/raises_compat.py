@@ -1,11 +1,14 @@
 """Rows of test_raises.py for the interfaces of other libraries."""
 
 import functools
+import sys
+from unittest import mock
 
 from checkpoints import DATA
 
-from bitnet.compat import Llama
-from bitnet.compat.settings import grammar_of, processing
+from bitnet.compat import Llama, LlamaGrammar
+from bitnet.compat.grammar import grammar_of
+from bitnet.compat.settings import processing
 
 CHECKPOINT = str(DATA / "llama-packed-bitlinear")
 SPM = str(DATA.parent / "vocab" / "ggml-vocab-llama-spm.gguf")
@@ -14,6 +17,11 @@ SPM = str(DATA.parent / "vocab" / "ggml-vocab-llama-spm.gguf")
 @functools.cache
 def llama(n_ctx=8):
     return Llama(n_ctx=n_ctx, n_threads=1)
+
+
+def without_llguidance():
+    with mock.patch.dict(sys.modules, {"llguidance.gbnf_to_lark": None}):
+        LlamaGrammar.from_string("root ::= [a]")
 
 
 ROWS = [
@@ -39,7 +47,15 @@ ROWS = [
      "Llama.embed.input is 'of 10 tokens'; it must be at most 8 of them"),
     ("compat/settings.py", "ConfigurationError.value", lambda: llama()("a", suffix="b"),
      "Llama.suffix is 'b'; it must be None; nothing else is there"),
-    ("compat/settings.py", "ConfigurationError.choice", lambda: grammar_of({"type": "xml"}),
-     "response_format is 'xml'; it must be one of 'text'"),
+    ("compat/grammar.py", "ConfigurationError.choice", lambda: grammar_of(None, {"type": "xml"}),
+     "response_format is 'xml'; it must be one of 'text', 'json_object', 'json_schema'"),
+    ("compat/grammar.py", "ConfigurationError.value", lambda: grammar_of("x"),
+     "Llama.grammar is 'x'; it must be a LlamaGrammar or a Grammar"),
+    ("compat/grammar.py", "DeviceError.missing_extra", without_llguidance,
+     "'llguidance' is not installed; run: pip install 'bitnet-runtime[grammar]'"),
+    ("compat/grammar.py", "ConfigurationError.grammar", lambda: LlamaGrammar.from_string("root ::= ("),
+     "Grammar.gbnf cannot be used: Expected ')' at line 1, 'root ::= (' ^ ''"),
+    ("compat/grammar.py", "ModelLoadError.unreadable", lambda: LlamaGrammar.from_file("none.gbnf"),
+     "cannot read 'none.gbnf': No such file or directory"),
     ("compat/settings.py", "_StopHere", lambda: processing(None, lambda ids, logits: True)([], None), ""),
 ]  # fmt: skip

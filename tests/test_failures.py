@@ -1,12 +1,14 @@
 """An allocation that fails, at each place in turn: a clear error, no memory lost, and all goes on afterwards."""
 
+import ctypes
 import gc
 
+import numpy as np
 import pytest
 from checkpoints import DATA
 
 import bitnet
-from bitnet.memory import memory_report
+from bitnet.memory import give_back_unused, memory_report
 
 PATH = DATA / "bitnet-packed-bitlinear"
 PROMPT = list(range(1, 100))
@@ -101,6 +103,23 @@ def test_a_limit_on_the_process_stops_a_load_and_nothing_else(pool):
     gc.collect()
     assert pool.get_stats().allocated == used
     bitnet.load(PATH).close()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc can be asked")
+def test_what_nothing_uses_goes_back_to_the_system(pool):
+    size = 8 << 20
+    with pool.allocate(size, zero=True):
+        during = pool.get_stats().reserved
+    # Python's and NumPy's: pieces below the size from which on each is given back alone, and one that stays above them.
+    pieces = [np.ones(100 << 10, np.uint8) for _ in range(400)]
+    last = np.ones(100 << 10, np.uint8)
+    del pieces
+    before = memory_report()
+    give_back_unused()
+    assert pool.get_stats().reserved <= during - size
+    after = memory_report()
+    assert after.rss <= before.rss - (30 << 20)
+    assert last.all()
 
 
 def test_the_report_says_where_memory_is(pool, tmp_path):

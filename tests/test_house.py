@@ -101,7 +101,7 @@ ARROWS = {
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
-    "model": "errors config tuning chat checksums tokenizer hub formats formats.panels formats.random models "
+    "model": "errors config memory tuning chat checksums tokenizer hub formats formats.panels formats.random models "
              "_core.head _core.memory _core.packing _core.quant _core.builder _core.program",
     "__main__": "cli",
     # beside the package: the command, before it is known whose package that is
@@ -111,7 +111,7 @@ ARROWS = {
     "formats*": "errors config chat formats* _core.*",
     "cli*": "bitnet machine tuning memory errors server train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
-    "compat*": "chat config engine errors tokenizer compat*",
+    "compat*": "chat config engine errors grammar tokenizer compat*",
     "server*": "bitnet _checks chat errors server*",
     "examples*": "bitnet compat machine memory errors train",
 }  # fmt: skip

@@ -23,6 +23,7 @@ COMMANDS = {
     "batch": "bitnet.cli.batch",
     "bench": "bitnet.cli.bench_model",
     "bench kernels": "bitnet.cli.bench",
+    "chat": "bitnet.cli.chat",
     "compare": "bitnet.cli.compare",
     "convert": "bitnet.cli.convert",
     "diagnose": "bitnet.cli.diagnose",

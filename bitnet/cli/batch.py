@@ -18,7 +18,7 @@ from typing import Any
 
 import bitnet
 from bitnet.cli.batch_files import Journal, Prompt, digest, kind_of, read_prompts, write_output
-from bitnet.cli.options import add_generation_arguments, generation_settings
+from bitnet.cli.options import add_generation_arguments, generation_grammar, generation_settings
 from bitnet.cli.session import add_engine_arguments, engine_config, loading, refused
 from bitnet.errors import BitNetError, ConfigurationError, ModelLoadError
 
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     with refused(args):
         bitnet.GenerationConfig(**{"do_sample": False, **settings})
         kind_of(args.output, ("jsonl", "csv"))
+        grammar = generation_grammar(args)
         if not 1 <= args.parallel <= MOST:
             raise ConfigurationError.value("batch", "--parallel", args.parallel, f"a whole number from 1 to {MOST}")
     partial = f"{args.output}.partial"
@@ -75,8 +76,11 @@ def run(args: argparse.Namespace) -> int:
     elif os.path.exists(args.output) and not os.path.exists(partial):
         raise ModelLoadError.exists(args.output)
     engine_settings = engine_config(args, args.num_threads)
-    job = {"input": digest(args.input), "model": args.model, "chat": args.chat, "template": args.template,
-           "settings": settings, "engine": engine_settings.replace(num_threads=None).to_dict()}  # fmt: skip
+    job = {
+        "input": digest(args.input), "model": args.model, "chat": args.chat, "template": args.template,
+        "settings": settings, "grammar": None if grammar is None else grammar.source,
+        "engine": engine_settings.replace(num_threads=None).to_dict(),
+    }  # fmt: skip
     total = sum(1 for _ in read_prompts(args.input))
     with Journal(args.output, {"bitnet_batch": 1, **job}) as journal:
         if len(journal.done) < total:
@@ -112,6 +116,7 @@ class _Answers:
 
     def __init__(self, engine: Any, model: Any, config: Any, args: argparse.Namespace) -> None:
         self._engine, self._model, self._config, self._args = engine, model, config, args
+        self._grammar = generation_grammar(args)
         self._is_stopped = threading.Event()
 
     def of(self, prompts: Iterator[Prompt]) -> Generator[tuple[int, dict[str, Any]], None, None]:
@@ -142,7 +147,8 @@ class _Answers:
         error = prompt.error
         if error is None:
             try:
-                done = self._engine.generate(self._model, self._prompt(prompt.row), self._settings(prompt))
+                done = self._engine.generate(self._model, self._prompt(prompt.row), self._settings(prompt),
+                                             grammar=self._grammar)  # fmt: skip
                 answer = {"completion": done.text, "finish_reason": done.finish_reason,
                           "prompt_tokens": done.prompt_tokens, "completion_tokens": len(done.tokens)}  # fmt: skip
             except BitNetError as problem:
@@ -164,7 +170,11 @@ class _Answers:
             return config
         if not isinstance(own, dict):
             raise ConfigurationError.value("batch", "config", own, "an object of settings")
-        return config.replace(**own)
+        config = config.replace(**own)
+        if config.num_return_sequences > 1:
+            raise ConfigurationError.value("batch", "num_return_sequences", config.num_return_sequences,
+                                           "1: an answer a line")  # fmt: skip
+        return config
 
 
 class _Progress:

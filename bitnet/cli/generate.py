@@ -7,7 +7,7 @@ import argparse
 import sys
 
 import bitnet
-from bitnet.cli.options import add_generation_arguments, generation_settings, speeds
+from bitnet.cli.options import add_generation_arguments, generation_grammar, generation_settings, speeds
 from bitnet.cli.session import add_engine_arguments, engine_config, interruptible, loading, refused
 
 __all__ = ["add_arguments", "run"]
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     with refused(args):
         bitnet.GenerationConfig(**{"do_sample": False, **settings})  # what can never be used is refused before loading
+        grammar = generation_grammar(args)
     prompt = sys.stdin.read().removesuffix("\n") if args.prompt == "-" else args.prompt
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a character that a terminal does not know is no reason to stop
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             prompt = model.chat_prompt([{"role": "user", "content": prompt}])
         with refused(args):
             config = model.generation_config.replace(**settings)
-        stream = engine.stream(model, prompt, config)
+        stream = engine.stream(model, prompt, config, grammar=grammar)
         try:
             interruptible(engine, lambda: _print_pieces(stream))
         finally:

@@ -4,10 +4,11 @@ import argparse
 from typing import Any
 
 import bitnet
+from bitnet.cli.session import read_text
 
-__all__ = ["add_generation_arguments", "generation_settings", "speeds"]
+__all__ = ["add_generation_arguments", "generation_grammar", "generation_settings", "speeds"]
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 """Options that ask for drawing: without `--do-sample` they would mean nothing."""
 
 
@@ -28,10 +29,20 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
                         help="draw from tokens that together are so likely; implies --do-sample")
     parser.add_argument("--min-p", type=float, metavar="X",
                         help="draw from tokens so likely next to the first; implies --do-sample")
+    parser.add_argument("--typical-p", type=float, metavar="X",
+                        help="draw from tokens whose surprise is as expected; implies --do-sample")
     parser.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 to avoid what has occurred")
+    parser.add_argument("--frequency-penalty", type=float, metavar="X", help="for each time that a token came")
+    parser.add_argument("--presence-penalty", type=float, metavar="X", help="for a token that was there")
+    parser.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="so many tokens in a row come only once")
     parser.add_argument("--seed", type=int, metavar="N", help="of the drawing")
     parser.add_argument("--stop", action="append", dest="stop_strings", metavar="TEXT",
-                        help="ends the text where it appears; repeatable")  # fmt: skip
+                        help="ends the text where it appears; repeatable")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json-schema", metavar="FILE", help="the answer is JSON of this schema (extra grammar)")
+    group.add_argument("--regex", metavar="TEXT", help="the answer is what this matches (extra grammar)")
+    group.add_argument("--grammar", metavar="FILE",
+                       help="the answer is of this grammar, in llguidance's Lark (extra grammar)")  # fmt: skip
 
 
 def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -46,7 +57,8 @@ def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
     dict
         Fields of `GenerationConfig`.
     """
-    names = ("max_new_tokens", "min_new_tokens", "repetition_penalty", "seed", "stop_strings", *SAMPLING)
+    names = ("max_new_tokens", "min_new_tokens", "repetition_penalty", "frequency_penalty", "presence_penalty",
+             "no_repeat_ngram_size", "seed", "stop_strings", *SAMPLING)
     fields: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if fields.get("temperature") == 0:
         others = [f"--{name.replace('_', '-')}" for name in SAMPLING[1:] if name in fields]
@@ -58,6 +70,24 @@ def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
     elif args.do_sample or any(name in fields for name in SAMPLING):
         fields["do_sample"] = True
     return fields
+
+
+def generation_grammar(args: argparse.Namespace) -> bitnet.Grammar | None:
+    """Make the grammar that the command line asks for.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+
+    Returns
+    -------
+    Grammar or None
+    """
+    if args.regex is not None:
+        return bitnet.Grammar.regex(args.regex)
+    if args.json_schema is not None:
+        return bitnet.Grammar.json_schema(read_text(args.json_schema))
+    return None if args.grammar is None else bitnet.Grammar.lark(read_text(args.grammar))
 
 
 def speeds(done: bitnet.Completion) -> str:

@@ -4,7 +4,8 @@
 what differs.
 """
 
+from bitnet.compat.grammar import LlamaGrammar
 from bitnet.compat.llama import Llama
 from bitnet.compat.settings import LogitsProcessorList, StoppingCriteriaList
 
-__all__ = ["Llama", "LogitsProcessorList", "StoppingCriteriaList"]
+__all__ = ["Llama", "LlamaGrammar", "LogitsProcessorList", "StoppingCriteriaList"]

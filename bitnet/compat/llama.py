@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from bitnet.chat import tool_format
+from bitnet.compat.grammar import grammar_of
 from bitnet.compat.pieces import Pieces
 from bitnet.compat.responses import REASONS, Answer, chat_logprobs, completion_logprobs, usage_of
 from bitnet.compat.settings import (
@@ -16,7 +17,6 @@ from bitnet.compat.settings import (
     chat_choice,
     check_unavailable,
     finished,
-    grammar_of,
     processing,
     until_stopped,
 )
@@ -304,7 +304,7 @@ class Llama:
         if processor is not None or criteria is not None:
             options["logits_processor"] = processing(processor, criteria)
         if grammar is not None:
-            options["grammar"] = grammar
+            options["grammar"] = grammar_of(grammar)
         config = self._config(min(max_tokens, room) if max_tokens and max_tokens > 0 else room, sampling)
         return self._engine.stream(self.model, ids, config, **options)
 
@@ -379,7 +379,7 @@ class Llama:
             "presence_penalty": presence_penalty, "stop_strings": stop, "seed": seed, "logit_bias": logit_bias,
             "logprobs": (top_logprobs or 0) if logprobs else None,
         }  # fmt: skip
-        wanted = grammar_of(response_format) if grammar is None else grammar
+        wanted = grammar_of(grammar, response_format)
         pieces = self._pieces_of(ids, max_tokens, sampling, logits_processor, None, wanted)
         answer = Answer("chat.completion", self.model_path if model is None else model)
         form = tool_format(self.model.chat_template if self._chat_format is None else self._chat_format)

@@ -11,7 +11,7 @@ from bitnet.compat.responses import REASONS, tool_calls_of
 from bitnet.errors import ConfigurationError
 
 __all__ = ["HOW", "KV_TYPES", "POOLINGS", "RANDOM_SEED", "WHAT", "LogitsProcessorList", "StoppingCriteriaList",
-           "chat_choice", "check_unavailable", "finished", "grammar_of", "processing", "until_stopped"]  # fmt: skip
+           "chat_choice", "check_unavailable", "finished", "processing", "until_stopped"]  # fmt: skip
 
 Ids = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -144,20 +144,3 @@ def chat_choice(done: Any, form: str | None) -> Answers:
         message |= {"content": content or None, "tool_calls": tool_calls_of(calls)}
     return {"message": message, "logprobs": None,
             "finish_reason": "tool_calls" if calls else REASONS.get(done.finish_reason)}  # fmt: skip
-
-
-def grammar_of(response_format: Mapping[str, Any] | None) -> Any:
-    """Make the grammar that a response format asks for.
-
-    Parameters
-    ----------
-    response_format : dict or None
-
-    Returns
-    -------
-    Grammar or None
-    """
-    kind = None if response_format is None else response_format.get("type")
-    if response_format is None or kind == "text":
-        return None
-    raise ConfigurationError.choice("response_format", kind, ("text",))

@@ -51,6 +51,7 @@ def test_lines_of_json_have_settings_and_errors_of_their_own(tmp_path, model, ca
         {"messages": [{"role": "user", "content": STARTS[1]}], "note": {"x": 1}},
         {"prompt": STARTS[0], "config": {"max_tokens": 3}},
         {"prompt": STARTS[0], "config": 3},
+        {"prompt": STARTS[0], "config": {"do_sample": True, "num_return_sequences": 2}},
         {"prompt": []},
         {"prompt": "a " * 600},
         {"id": "b"},
@@ -61,7 +62,7 @@ def test_lines_of_json_have_settings_and_errors_of_their_own(tmp_path, model, ca
     given = ("-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--max-new-tokens", 5, "--template", "plain")
     assert batch(*given) == 1
     found = lines(tmp_path / "out.jsonl")
-    assert [row["line"] for row in found] == list(range(1, 13))
+    assert [row["line"] for row in found] == list(range(1, 14))
     assert found[0]["id"] == "a"
     assert found[0]["completion"] == model.generate(STARTS[0], max_new_tokens=5).text
     assert found[1]["completion"] == model.generate([5, 6, 7], max_new_tokens=3).text
@@ -71,6 +72,7 @@ def test_lines_of_json_have_settings_and_errors_of_their_own(tmp_path, model, ca
     for row, sentence in zip(found[3:], (
         "GenerationConfig has no field 'max_tokens'; use 'max_new_tokens'",
         "batch.config is 3; it must be an object of settings",
+        "batch.num_return_sequences is 2; it must be 1: an answer a line",
         "the prompt has no tokens; give at least one", "beyond the 512 tokens of the context",
         "the line must be an object with either 'prompt' or 'messages'",
         "the line must be an object with either 'prompt' or 'messages'", "the line is not JSON", "the line is not JSON",
@@ -78,7 +80,7 @@ def test_lines_of_json_have_settings_and_errors_of_their_own(tmp_path, model, ca
     ), strict=True):  # fmt: skip
         assert sentence in row["error"]
         assert row["completion"] is None
-    assert "12 prompts, 9 of them with errors" in capsys.readouterr().err
+    assert "13 prompts, 10 of them with errors" in capsys.readouterr().err
 
 
 def test_tables(tmp_path, model):
@@ -107,6 +109,13 @@ def test_seeds_of_lines_do_not_depend_on_what_runs_beside(tmp_path, model):
     assert len({row["completion"] for row in lines(tmp_path / "1.jsonl")}) > 3
     one = model.generate(STARTS[0], do_sample=True, temperature=1.5, seed=9, max_new_tokens=8)
     assert lines(tmp_path / "1.jsonl")[2]["completion"] == one.text
+
+
+def test_a_grammar_is_for_all_lines(tmp_path):
+    (tmp_path / "in.txt").write_text("\n".join(STARTS))
+    given = ("-i", tmp_path / "in.txt", "-o", tmp_path / "out.jsonl", "--regex", "(cat|dog)")
+    assert batch(*given, "--quiet") == 0
+    assert {row["completion"] for row in lines(tmp_path / "out.jsonl")} <= {"cat", "dog"}
 
 
 # ---- nothing lost, nothing twice

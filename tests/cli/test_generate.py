@@ -53,6 +53,24 @@ def test_options_reach_the_sampler(folder, capsys):
     assert capsys.readouterr().out == done.text + "\n"
 
 
+def test_penalties_and_grammars_reach_it_too(folder, capsys, tmp_path):
+    options = ["--typical-p", "0.9", "--frequency-penalty", "1.5", "--presence-penalty", "0.5", "--seed", "7",
+               "--no-repeat-ngram-size", "2", "--max-new-tokens", "8", "--quiet"]  # fmt: skip
+    assert main(["generate", "-m", folder, "w3", *options]) == 0
+    done = expected(folder, "w3", do_sample=True, typical_p=0.9, frequency_penalty=1.5, presence_penalty=0.5, seed=7,
+                    no_repeat_ngram_size=2, max_new_tokens=8)  # fmt: skip
+    assert capsys.readouterr().out == done.text + "\n"
+    (tmp_path / "schema.json").write_text('{"const": "b"}')
+    (tmp_path / "a.lark").write_text('start: "b" "c"')
+    for option, text in (("--regex", "b{3}"), ("--json-schema", tmp_path / "schema.json"),
+                         ("--grammar", tmp_path / "a.lark")):  # fmt: skip
+        assert main(["generate", "It is", option, str(text), "--quiet"]) == 0
+    assert capsys.readouterr().out == 'bbb\n"b"\nbc\n'
+    assert main(["generate", "It is", "--regex", "("]) == 2
+    assert main(["generate", "It is", "--grammar", "none"]) == 1
+    assert "cannot read 'none'" in capsys.readouterr().err
+
+
 def test_temperature_0_takes_the_most_likely(folder, capsys):
     assert main(["generate", "-m", folder, "w3", "--temperature", "0", "--max-new-tokens", "4", "--quiet"]) == 0
     assert capsys.readouterr().out == expected(folder, "w3", max_new_tokens=4).text + "\n"
