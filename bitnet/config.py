@@ -268,7 +268,8 @@ class EngineConfig(Config):
         The most tokens of a step, at least `max_batch_size`: so long are the pieces in which a prompt is read that has
         the engine to itself.
     prefill_chunk : int
-        Tokens of prompts in a step, at most, while others are being answered. Each waits for such a step.
+        Tokens of prompts in a step, at most, while others are being answered, who wait for such a step; twice as many
+        while several prompts are read.
     max_queue : int
         The most requests that may wait; one more is refused.
     max_kv_tokens : int, optional

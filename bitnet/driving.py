@@ -89,6 +89,8 @@ class Driving:
                 try:
                     while not inbox.has_news() and not is_idle:
                         is_idle = not self._step()
+                    if not inbox.requests:
+                        self._arrange()  # so that nothing is kept of those that have ended
                 finally:
                     self._leave(is_idle)
                 if not is_idle:
@@ -131,20 +133,27 @@ class Driving:
         self._sleepers[waiter] = inbox
         inbox.waiter = waiter
         with self._entrance:
-            self._background.requests.update(inbox.requests)
+            for request in list(inbox.requests):
+                self._background.requests.add(request)
+                if request.has_ended:  # between the two; whoever ended it may have looked for it here before
+                    self._leave_background(request)
             if self._background.requests and self._thread is None:
                 self._thread = threading.Thread(target=self._drive_in_background, name="bitnet", daemon=True)
                 self._thread.start()
         return not inbox.has_news() or self._sleepers.pop(waiter, None) is None
 
+    def _leave_background(self, request):
+        """Take note that a request has ended; the thread goes with the last one."""
+        background = self._background
+        if request in background.requests:
+            background.requests.discard(request)
+            if background.waiter is not None and background.has_news():
+                self._wake(background.waiter)
+
     def _drive_in_background(self):
         while True:
             self.drive(self._background)
             with self._entrance:
-                # Those that ended before they were noted here have nobody who takes them out.
-                for request in list(self._background.requests):
-                    if request.has_ended:
-                        self._background.requests.discard(request)
                 if not self._background.requests:
                     self._thread = None
                     return

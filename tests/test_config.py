@@ -155,9 +155,8 @@ def test_defaults():
     assert EngineConfig().to_dict() == {
         "device": "auto", "num_threads": None, "packing": "auto", "kv_dtype": "float16", "head_dtype": "int8",
         "load": "mmap", "verify": None, "activations": "auto", "weights": "ternary", "hidden_act": "auto",
-        "i2s_layout": "auto", "max_batch_size": 32,
-        "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024, "max_kv_tokens": None,
-        "prefix_cache": True,
+        "i2s_layout": "auto", "max_batch_size": 32, "max_batch_tokens": 256, "prefill_chunk": 64, "max_queue": 1024,
+        "max_kv_tokens": None, "prefix_cache": True,
     }  # fmt: skip
     assert GenerationConfig().to_dict() == {
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
