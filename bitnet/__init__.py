@@ -12,6 +12,7 @@ The map, from here to the instruction::
         │                       scheduler.py            which tokens of which requests make the next step
         │                       driving.py              in which thread that is done
         │                       kv_cache.py             their keys and values, and which of them share some
+        │                       kv_state.py             the same in a file
         │                       grammar.py              what an answer has to be: JSON, regular expressions, grammars
         │                       generation.py, stream.py                 many prompts in order, and one as it comes
     bitnet.convert              conversion.py           a checkpoint in another format

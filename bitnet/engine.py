@@ -19,6 +19,7 @@ from bitnet.errors import ConfigurationError, ErrorContext, InferenceError
 from bitnet.generation import complete_all, read_all
 from bitnet.grammar import Grammar
 from bitnet.kv_cache import KVCache
+from bitnet.kv_state import read_state, write_state
 from bitnet.memory import MemoryReport, memory_report
 from bitnet.model import Model, load_model
 from bitnet.request import Activity, Generation, Inbox, Reading
@@ -302,6 +303,70 @@ class InferenceEngine(TextMethods):
                                    processor=logits_processor, grammar=grammar)  # fmt: skip
         scheduler.submit(request)
         return Stream(scheduler, request, on_piece)
+
+    def save_state(self, model: Model, path: str | os.PathLike[str], prompt: Prompt) -> int:
+        """Write the keys and values of a text to a file, for `load_state`. What is not in memory is computed.
+
+        Parameters
+        ----------
+        model : Model
+        path : str
+            A file there is replaced.
+        prompt : str or sequence of int
+            Such as a long instruction that many prompts begin with, or a conversation so far.
+
+        Returns
+        -------
+        int
+            How many of its tokens are in the file.
+
+        Raises
+        ------
+        InferenceError
+            If the prompt is empty or too long.
+        ModelLoadError
+            If the file cannot be written.
+        """
+        if not self.config.prefix_cache:
+            raise ConfigurationError.conflict("save_state", "what was computed is remembered only with prefix_cache")
+        ids = self._ids(model, prompt)
+        self.infer(model, ids, last_only=True)
+        written = []
+
+        def see(length, blocks):
+            write_state(os.fspath(path), model, ids[:length], blocks)
+            written.append(length)
+
+        self._scheduler(model).look_up(ids, see)
+        return written[0]
+
+    def load_state(self, model: Model, path: str | os.PathLike[str]) -> int:
+        """Read what `save_state` wrote: prompts that begin with that text need not compute it.
+
+        It stays in memory as long as nothing else needs its pages.
+
+        Parameters
+        ----------
+        model : Model
+            The one that it was written with, its keys and values stored alike.
+        path : str
+
+        Returns
+        -------
+        int
+            Tokens of the text.
+
+        Raises
+        ------
+        FormatError
+            If it is no such file, is damaged, or belongs to another model.
+        ModelLoadError
+            If it cannot be read.
+        """
+        if not self.config.prefix_cache:
+            raise ConfigurationError.conflict("load_state", "what was computed is remembered only with prefix_cache")
+        scheduler = self._scheduler(model)
+        return len(scheduler.put_in(lambda new_pages: read_state(os.fspath(path), model, new_pages)))
 
     def _generation(self, scheduler, model, prompt, config, inbox, **options):
         ids = self._ids(model, prompt, scheduler.context)

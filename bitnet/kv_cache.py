@@ -168,6 +168,10 @@ class Sequence:
         self._pending = None
 
     @property
+    def blocks(self):
+        return [page.block for page in self._pages]
+
+    @property
     def table(self):
         return self.pages.addresses
 
@@ -272,6 +276,10 @@ class Sequence:
             self._find_tail(ids[self.length : last])
         self.shared += self.length - before
         return owner is not None and owner is not self
+
+    def abandon(self):
+        """Let others compute the next page: this sequence does not."""
+        self._await(None)
 
     def _await(self, pending):
         """Let others know which page this sequence is computing."""

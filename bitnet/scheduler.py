@@ -12,6 +12,8 @@ import time
 import weakref
 from collections import deque
 
+import numpy as np
+
 from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
@@ -113,6 +115,53 @@ class Scheduler(Driving):
 
     def _waiting_requests(self):
         return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
+
+    def look_up(self, ids, see):
+        """Find the pages of a text that was read before, and show them to a function while nobody changes them.
+
+        Parameters
+        ----------
+        ids : ndarray of int32
+        see : callable
+            Called with the number of tokens that were found, and the blocks.
+        """
+        with self._driving:
+            sequence = Sequence(self.cache)
+            try:
+                sequence.find(np.append(ids, np.int32(0)))  # which never finds the last one
+                sequence.abandon()
+                see(sequence.length, sequence.blocks)
+            finally:
+                sequence.close()
+        self.changed()
+
+    def put_in(self, read):
+        """Remember the pages of a text that come from elsewhere.
+
+        Parameters
+        ----------
+        read : callable
+            Called with a function that gives blocks for so many tokens; returns the tokens.
+
+        Returns
+        -------
+        ndarray of int32
+            What ``read`` returned.
+        """
+        with self._driving:
+            sequence, ids = Sequence(self.cache), None
+
+            def new_pages(tokens):
+                sequence.reserve(tokens)
+                return sequence.blocks
+
+            try:
+                ids = read(new_pages)
+                sequence.length = len(ids)
+            finally:
+                sequence.close(ids)
+        self.changed()
+        return ids
 
     def close(self, error):
         with self._entrance:

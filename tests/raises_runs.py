@@ -215,7 +215,8 @@ PASSED_ON = {
     ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
     ("cli/batch.py", ""), ("cli/batch_files.py", ""), ("cli/chat.py", ""), ("cli/chat.py", "problem[0]"),
     ("engine.py", "found[0].error"), ("engine.py", ""),
-    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""), ("driving.py", ""),
+    ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""),
+    ("kv_state.py", ""), ("driving.py", ""),
     ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
     ("stream.py", "StopAsyncIteration"),
 }  # fmt: skip

@@ -77,7 +77,7 @@ ARROWS = {
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
               "memory engine grammar loaded model inspection scoring _bitnet_runtime",
     "engine": "assets errors completion config driving generation grammar memory model request scheduler stream texts "
-              "kv_cache",
+              "kv_cache kv_state",
     "completion": "",
     "request": "completion errors sampling",
     "driving": "request",
@@ -97,6 +97,7 @@ ARROWS = {
     "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
                   "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
+    "kv_state": "errors _core.program",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",

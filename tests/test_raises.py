@@ -26,6 +26,7 @@ import raises_instruments
 import raises_memory
 import raises_runs
 import raises_server
+import raises_state
 import raises_train
 
 import bitnet
@@ -386,7 +387,7 @@ ROWS = [
      "num_threads is 0; it must be a whole number of threads from 1 to 1024"),
 ]  # fmt: skip
 for part in (raises_chat, raises_cli, raises_compat, raises_runs, raises_formats, raises_memory,
-             raises_instruments):
+             raises_instruments, raises_state):
     ROWS += part.ROWS
 ROWS.append((
     "_core/memory.pyx", "ConfigurationError.choice",

@@ -239,7 +239,7 @@ def test_a_thousand_random_schedules():
     gc.freeze()  # each schedule collects all garbage: what is here now need not be looked at
     try:
         # Each has up to so many of the rules above.
-        some = settings(max_examples=1000, stateful_step_count=12, phases=[Phase.generate, Phase.shrink])
+        some = settings(max_examples=1000, stateful_step_count=8, phases=[Phase.generate, Phase.shrink])
         run_state_machine_as_test(Schedules, settings=some)
     finally:
         gc.unfreeze()

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import SupportsIndex, final
+from typing import Any, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ class Program:
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     widths: tuple[int, ...]
+    operations: list[dict[str, Any]]
     windows: tuple[int, ...]
     vocab_size: int
     scratch_token_bytes: int

@@ -100,15 +100,16 @@ cdef class Program:
         The longest sequence, in tokens.
     windows : tuple of int
         The windows of attentions that do not see all positions.
+    operations : list of dict
+        As the builder wrote them, with their weights.
     """
 
     cdef Block _memory
     cdef Operation *_operations
     cdef Py_ssize_t _count
     cdef Shape _shape
-    cdef readonly object names, kinds, widths, windows
+    cdef readonly object names, kinds, widths, windows, operations
     cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
-    cdef object _kept
     cdef object _angles
 
     def __init__(self, builder, kv_dtype="float16"):
@@ -125,7 +126,7 @@ cdef class Program:
         self.widths = tuple([operation["result"].width if operation["result"] is not None else 0
                              for operation in builder.operations])
         self.windows = tuple(sorted({operation["window"] for operation in builder.operations if operation.get("window")}))
-        self._kept = builder.operations
+        self.operations = builder.operations
         self._shape.heads, self._shape.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
         self._shape.context = config.max_position_embeddings
@@ -415,7 +416,7 @@ cdef class Execution:
         program = self.program
         kernel = kind = program.kinds[index]
         if kind == "linear":
-            kernel = kernel_name(program._kept[index]["weight"].packing)
+            kernel = kernel_name(program.operations[index]["weight"].packing)
         elif kind == "head":
             kernel = f"head-{head_kernel_name()}"
         return KernelError.status(kernel, program.names[index], 1, meaning)
