@@ -139,7 +139,6 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-@functools.lru_cache(maxsize=16)
 def compiled(template: str, bos_token: str = "", eos_token: str = "") -> ChatTemplate:
     """Compile a template, once.
 
@@ -154,7 +153,12 @@ def compiled(template: str, bos_token: str = "", eos_token: str = "") -> ChatTem
     -------
     ChatTemplate
     """
-    return ChatTemplate(TEMPLATES.get(template, template), bos_token, eos_token)
+    if not isinstance(template, str):
+        return ChatTemplate(template)  # which refuses it
+    return _compiled(TEMPLATES.get(template, template), bos_token, eos_token)
+
+
+_compiled = functools.lru_cache(maxsize=16)(ChatTemplate)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,12 @@ class Requests:
         return self.model.chat_template if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Write a conversation as a prompt."""
+        """Write a conversation as a prompt; without `add_generation_prompt` up to where its last message goes on."""
         text: str = self.model.chat_prompt(chat_history, add_generation_prompt=add_generation_prompt)
-        return text
+        if add_generation_prompt:
+            return text
+        last = chat_history[-1]["content"].strip()
+        return text[: text.rindex(last) + len(last)] if last and last in text else text
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness stores about the model with the results."""

@@ -19,6 +19,7 @@ NEW_SEQUENCE: Any = CachedSequence  # which has no annotations so far
 CHUNK = 128  # tokens whose logits are in memory together
 
 Ids = npt.NDArray[np.int32]
+Top = list[tuple[int, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,14 @@ class Score:
         The logarithm of the probability of each, after all that is before it; in nats.
     greedy : ndarray of bool, shape (tokens,)
         Whether it is the most likely one.
+    top_logprobs : list of list of (int, float), or None
+        The most likely tokens in the place of each, and theirs, where they are asked for.
     """
 
     tokens: Ids
     logprobs: npt.NDArray[np.float64]
     greedy: npt.NDArray[np.bool_]
+    top_logprobs: list[Top] | None = None
 
     @property
     def total(self) -> float:
@@ -48,6 +52,9 @@ class Score:
     def is_greedy(self) -> bool:
         """Whether taking the most likely token each time gives the text."""
         return bool(self.greedy.all())
+
+
+Chosen = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Top]]
 
 
 class Run:
@@ -124,7 +131,7 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def scored(
     engine: Any, model: Any, texts: Any, contexts: Any, batch_size: int,
-    progress: Callable[[int, int], object] | None,
+    progress: Callable[[int, int], object] | None, top: int | None = None,
 ) -> list[Score]:  # fmt: skip
     """Score texts; parameters as of `InferenceEngine.score`.
 
@@ -132,7 +139,7 @@ def scored(
     ----------
     engine : InferenceEngine
     model : Model
-    texts, contexts, batch_size, progress
+    texts, contexts, batch_size, progress, top
         As of `InferenceEngine.score`.
 
     Returns
@@ -146,7 +153,7 @@ def scored(
     if len(before) != len(given) or isinstance(contexts, str):
         raise ConfigurationError.value("score", "contexts", contexts, f"a list of {len(given)}, one for each text")
     pairs = [_pair(model, *one) for one in zip(before, given, strict=True)]
-    return score_pairs(engine, model, pairs, batch_size, progress)
+    return score_pairs(engine, model, pairs, batch_size, progress, top)
 
 
 def _pair(model: Any, context: Any, text: Any) -> tuple[Ids, Ids]:
@@ -166,7 +173,7 @@ def _pair(model: Any, context: Any, text: Any) -> tuple[Ids, Ids]:
 
 def score_pairs(
     engine: Any, model: Any, pairs: Iterable[tuple[Ids, Ids]], batch_size: int = 32,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | None = None, top: int | None = None,
 ) -> list[Score]:  # fmt: skip
     """Score tokens after others.
 
@@ -182,6 +189,8 @@ def score_pairs(
         Contexts that are run together.
     progress : callable, optional
         Called as ``progress(done, total)``, in pairs.
+    top : int, optional
+        How many most likely tokens to name in the place of each.
 
     Returns
     -------
@@ -199,38 +208,45 @@ def score_pairs(
     order = sorted(groups.values(), key=lambda group: -len(todo[group[0]][0]))
     found: dict[int, Score] = {}
     for start in range(0, len(order), batch_size):
-        _score_groups(engine, model, todo, order[start : start + batch_size], found)
+        _score_groups(engine, model, todo, order[start : start + batch_size], found, top)
         if progress is not None:
             progress(len(found), len(todo))
     return [found[number] for number in range(len(todo))]
 
 
 def _score_groups(
-    engine: Any, model: Any, todo: list[tuple[Ids, Ids]], groups: Sequence[list[int]], found: dict[int, Score]
-) -> None:
+    engine: Any, model: Any, todo: list[tuple[Ids, Ids]], groups: Sequence[list[int]], found: dict[int, Score],
+    top: int | None,
+) -> None:  # fmt: skip
     """Score the pairs of some contexts: each context once, and then its texts one after the other."""
     with Run(engine, model, len(groups)) as run:
         first = run.step({at: todo[group[0]][0] for at, group in enumerate(groups)}, last_only=True)
         for turn in range(max(map(len, groups))):
             members = {at: group[turn] for at, group in enumerate(groups) if turn < len(group)}
-            rows: dict[int, list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]] = {
-                at: [_chosen(first[at][None], todo[number][1][:1])] for at, number in members.items()
+            rows: dict[int, list[Chosen]] = {
+                at: [_chosen(first[at][None], todo[number][1][:1], top)] for at, number in members.items()
             }
             done = 0
             while parts := {at: todo[number][1][done : -1] for at, number in members.items()
                             if len(todo[number][1]) - 1 > done}:  # fmt: skip
                 width = max(CHUNK // len(parts), 1)
                 for at, logits in run.step({at: ids[:width] for at, ids in parts.items()}).items():
-                    rows[at].append(_chosen(logits, todo[members[at]][1][done + 1 : done + 1 + width]))
+                    rows[at].append(_chosen(logits, todo[members[at]][1][done + 1 : done + 1 + width], top))
                 done += width
             for at, number in members.items():
                 context, ids = todo[number]
                 run.rewind(at, len(context))
-                logprobs, greedy = zip(*rows[at], strict=True)
-                found[number] = Score(ids, np.concatenate(logprobs), np.concatenate(greedy))
+                logprobs, greedy, tops = zip(*rows[at], strict=True)
+                found[number] = Score(ids, np.concatenate(logprobs), np.concatenate(greedy),
+                                      None if top is None else [one for part in tops for one in part])  # fmt: skip
 
 
-def _chosen(logits: npt.NDArray[np.float32], ids: Ids) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The log-probability of a token in each row, and whether it is the first of the most likely."""
-    rows = np.arange(len(ids))
-    return log_softmax(logits)[rows, ids], logits[: len(ids)].argmax(1) == ids
+def _chosen(logits: npt.NDArray[np.float32], ids: Ids, top: int | None) -> Chosen:
+    """The log-probability of a token in each row, whether it is the first of the most likely, and some of these."""
+    rows, likelihoods = np.arange(len(ids)), log_softmax(logits)
+    tops = []
+    for row in likelihoods[: len(ids)] if top else ():
+        best = np.argpartition(-row, min(top or 0, len(row) - 1))[:top]
+        best = best[np.lexsort((best, -row[best]))]  # of equal ones the first
+        tops.append([(int(token), float(row[token])) for token in best])
+    return likelihoods[rows, ids], logits[: len(ids)].argmax(1) == ids, tops or [[] for _ in rows]

@@ -115,6 +115,7 @@ class TextMethods:
         *,
         batch_size: int = 32,
         progress: Callable[[int, int], object] | None = None,
+        top_logprobs: int | None = None,
     ) -> list[Score]:
         """Say how likely a model finds each text.
 
@@ -129,6 +130,8 @@ class TextMethods:
             Texts that are run together.
         progress : callable, optional
             Called as ``progress(done, total)``, in texts.
+        top_logprobs : int, optional
+            How many most likely tokens to name in the place of each.
 
         Returns
         -------
@@ -140,4 +143,4 @@ class TextMethods:
         InferenceError
             If a text without a context has less than two tokens, or more than the context holds.
         """
-        return scored(self, model, texts, contexts, batch_size, progress)
+        return scored(self, model, texts, contexts, batch_size, progress, top_logprobs)

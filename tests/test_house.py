@@ -112,7 +112,7 @@ ARROWS = {
     "cli*": "bitnet machine tuning memory errors server train cli*",
     "train*": "errors config _checks formats models train* _core.packing",
     "compat*": "chat config engine errors grammar tokenizer compat*",
-    "server*": "bitnet _checks chat errors server*",
+    "server*": "bitnet _checks chat compat* errors server*",
     "examples*": "bitnet compat machine memory errors train",
 }  # fmt: skip
 

@@ -90,6 +90,20 @@ def test_progress_is_told_and_empty_texts_have_no_tokens(loaded):
     assert loaded.score([]) == []
 
 
+def test_the_most_likely_tokens_are_named(loaded):
+    ids = [5, 9, 2, 33, 7]
+    (found,) = loaded.engine.score(loaded.model, [ids], top_logprobs=4)
+    logits = loaded.infer(ids).astype(np.float64)
+    likelihoods = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    for row, tops, token, logprob in zip(likelihoods, found.top_logprobs, found.tokens, found.logprobs, strict=False):
+        best = np.argsort(-row, kind="stable")[:4]
+        assert [token for token, _ in tops] == best.tolist()
+        assert [one for _, one in tops] == pytest.approx(row[best])
+        assert logprob == pytest.approx(row[token])
+    assert loaded.engine.score(loaded.model, [ids])[0].top_logprobs is None
+    assert loaded.engine.score(loaded.model, [ids], top_logprobs=0)[0].top_logprobs == [[]] * 4
+
+
 @pytest.mark.parametrize(
     ("texts", "contexts", "error", "sentence"),
     [

@@ -77,4 +77,6 @@ def test_what_a_template_or_a_conversation_may_not_be(model):
         model.chat(TALK, template="{{ 1 / 0 }}")
     with pytest.raises(InferenceError, match="beyond the 128 tokens"):
         model.chat([{"role": "user", "content": "w9 " * 200}])
+    with pytest.raises(bitnet.ConfigurationError, match=r"ChatTemplate.template is \{\}; it must be a string"):
+        model.chat(TALK, template={})
     assert "role" in TEMPLATE

@@ -33,6 +33,7 @@ HELP = """/system TEXT   what the system says, before all messages; without TEXT
 Ctrl-C         stops an answer, and keeps the conversation"""
 QUOTES = '"""'
 SHOW_S = 0.1  # between two speeds that are shown
+LONG = 2048  # tokens of an answer, where nobody says another number and the context has room
 HISTORY = 1000  # lines that are kept
 
 
@@ -80,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
             model = engine.load_model(args.model, progress=show)
         with refused(args):
             config = model.generation_config.replace(**settings)
+            if args.max_new_tokens is None:  # an answer is to end by itself
+                room = max(config.max_new_tokens, min(LONG, model.program.context // 2))
+                config = config.replace(max_new_tokens=room)
         template = args.template
         if template is None and model.chat_template is None:
             template = "plain"

@@ -1,5 +1,6 @@
 """The dictionaries that OpenAI's API and llama-cpp-python answer with."""
 
+import itertools
 import json
 import time
 import uuid
@@ -90,7 +91,7 @@ def completion_logprobs(
     dict
     """
     texts = [text_of(token).decode("utf-8", errors="ignore") for token in tokens]
-    offsets = [start + sum(map(len, texts[:i])) for i in range(len(texts))]
+    offsets = list(itertools.accumulate(map(len, texts), initial=start))[: len(texts)]
     written = [None if top is None else {text_of(token).decode("utf-8", errors="ignore"): logprob
                                          for token, logprob in top} for top in tops]  # fmt: skip
     return {"tokens": texts, "text_offset": offsets, "token_logprobs": list(logprobs), "top_logprobs": written}

@@ -7,6 +7,9 @@ The map::
     create_app      app.py          the routes, and what stands before them: keys, hosts, origins
                     chat.py  completions.py  texts.py     the endpoints
                     parameters.py   a request's JSON as a `GenerationConfig`
+                    grammars.py     and as what the answer has to be
+                    requests.py     bodies: of bounded size, and held to their schemas
+                    generating.py   beginning, waiting, sending, counting: what both that generate share
                     answers.py      generations, from the threads that wait for them to the loop that sends
                     events.py       server-sent events
                     service.py      the engine, the model, and how many requests there are

@@ -1,13 +1,13 @@
-"""Generations in progress: from the threads that wait for their tokens to the event loop that sends them.
+"""Generations in progress, and what comes of them.
 
-An engine's stream is read by a thread. Threads put what comes into one queue, and wake the loop only if it is not awake
-already: many streams cost it few turns.
+Each is a task that reads the engine's stream; the engine's own thread makes the tokens. What has come since the last
+time goes to the client together, so many streams cost the loop few turns.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -47,17 +47,15 @@ class Answers:
     Parameters
     ----------
     calls : list of callable
-        Each makes a `bitnet.Stream`, in a thread.
+        Each makes a `bitnet.Stream`, in a thread: tokens of a prompt, and tables of a grammar, take time.
     threads : Executor
     """
 
     def __init__(self, calls: Sequence[Call], threads: Executor) -> None:
-        self._loop, self._is_news = asyncio.get_running_loop(), asyncio.Event()
-        self._items: deque[News] = deque()
-        self._is_woken = self._is_cancelled = False
+        self._is_news, self._items = asyncio.Event(), deque[News]()
+        self._is_cancelled = False
         self._streams: list[bitnet.Stream | None] = [None] * len(calls)
-        for number, call in enumerate(calls):
-            threads.submit(self._read, number, call)
+        self._tasks = [asyncio.create_task(self._read(*one, threads)) for one in enumerate(calls)]
 
     def cancel(self) -> None:
         """End them all; what has not been read is forgotten."""
@@ -67,7 +65,7 @@ class Answers:
                 stream.close()
         self._is_news.set()
 
-    async def batches(self) -> AsyncIterator[list[News]]:
+    async def batches(self) -> AsyncGenerator[list[News], None]:
         """Wait for what comes, until all have ended or `cancel` is called.
 
         Yields
@@ -79,23 +77,19 @@ class Answers:
         while left and not self._is_cancelled:
             await self._is_news.wait()
             self._is_news.clear()
-            self._is_woken = False  # before looking: whoever comes after that wakes again
-            batch = []
-            while self._items:
-                batch.append(self._items.popleft())
+            batch = list(self._items)
+            self._items.clear()
             left -= sum(one.piece is None for one in batch)
             if batch and not self._is_cancelled:
                 yield batch
 
-    def _read(self, number: int, call: Call) -> None:
+    async def _read(self, number: int, call: Call, threads: Executor) -> None:
         try:
-            if self._is_cancelled:
-                return
-            stream = call()
+            stream = await asyncio.get_running_loop().run_in_executor(threads, call)
             self._streams[number] = stream
             if self._is_cancelled:  # meanwhile, when there was nothing to close
                 stream.close()
-            for piece in stream:
+            async for piece in stream:
                 self._put(News(number, piece))
             self._put(News(number, completion=stream.completion))
         except BaseException as error:
@@ -103,10 +97,7 @@ class Answers:
 
     def _put(self, news: News) -> None:
         self._items.append(news)
-        if not self._is_woken:
-            self._is_woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._is_news.set)
+        self._is_news.set()
 
 
 @contextlib.contextmanager

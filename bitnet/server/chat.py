@@ -1,16 +1,18 @@
 """``/v1/chat/completions``."""
 
-import json
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 
 import bitnet
 from bitnet.chat import parse_tool_calls, tool_format
+from bitnet.compat.responses import chat_logprobs, tool_calls_of
 from bitnet.server.answers import News
 from bitnet.server.generating import REASONS, Writer, answer, repeated
+from bitnet.server.grammars import of_format, of_tools
 from bitnet.server.parameters import checked_choices, limited, settings
+from bitnet.server.problems import refuse
 from bitnet.server.requests import body_of
 from bitnet.server.service import Service
 
@@ -26,18 +28,34 @@ async def chat_completions(request: Request) -> Any:
     body = await body_of(request)
     model = service.named(body.get("model"))
     checked_choices(service, body.get("n", 1))
-    config = settings(body, model, model.config.max_position_embeddings)
+    if "top_logprobs" in body and not body.get("logprobs"):
+        refuse(400, "top_logprobs needs logprobs to be true", "top_logprobs", "invalid_value")
+    logprobs = body.get("top_logprobs", 0) if body.get("logprobs") else None
+    config = settings(body, model, model.config.max_position_embeddings, logprobs)
     template = service.config.chat_template or ("plain" if model.chat_template is None else None)
-    tools = body.get("tools") if body.get("tool_choice") != "none" else None
+    choice = body.get("tool_choice", "auto")
+    tools = body.get("tools") if choice != "none" else None
+    must_call = isinstance(choice, dict) or choice == "required"
+    if must_call and not tools:
+        refuse(400, "there are no tools to choose from", "tool_choice", "invalid_value")
+    # A model that knows no tools can be made to call them all the same.
+    form = (tool_format(template or model.chat_template) or ("llama3" if must_call else None)) if tools else None
     messages = [_without_nulls(message) for message in body["messages"]]
+    named = choice["function"]["name"] if isinstance(choice, dict) else None
+
+    def grammar() -> bitnet.Grammar | None:
+        return of_tools(tools or [], named, str(form)) if must_call else of_format(body.get("response_format"))
+
+    its_grammar = await service.call(grammar)
 
     def make(_: Any, its: bitnet.GenerationConfig, **options: Any) -> bitnet.Stream:
         prompt = model.encode(model.chat_prompt(messages, tools=tools, template=template))
-        return service.engine.stream(model, limited(service, prompt), its, **options)
+        return service.engine.stream(model, limited(service, prompt), its, grammar=its_grammar, **options)
 
-    form = tool_format(template or model.chat_template) if tools else None
     calls = repeated(service, body, config, make, [None])
-    return await answer(request, service, body, calls, ChatWriter(service.name, form), body.get("n", 1))
+    text_of = service.text_of if logprobs is not None else None
+    writer = ChatWriter(service.name, form, text_of)
+    return await answer(request, service, body, calls, writer, body.get("n", 1))
 
 
 def _reason(done: bitnet.Completion, calls: list[dict[str, Any]]) -> str | None:
@@ -57,11 +75,13 @@ class ChatWriter(Writer):
     model : str
     form : str or None
         In which the model writes tool calls, as of `tool_format`.
+    text_of : callable or None
+        A token's bytes, where log-probabilities are wanted.
     """
 
-    def __init__(self, model: str, form: str | None) -> None:
+    def __init__(self, model: str, form: str | None, text_of: Callable[[int], bytes] | None = None) -> None:
         super().__init__("chatcmpl", ("chat.completion", "chat.completion.chunk"), model)
-        self._form = form
+        self._form, self._text_of = form, text_of
         self._held: dict[int, Held] = {}
 
     def first(self, count: int) -> bytes:
@@ -70,8 +90,13 @@ class ChatWriter(Writer):
 
     def piece(self, news: News) -> bytes:
         assert news.piece is not None
-        text = news.piece.text if self._form is None else self._held[news.number].put(news.piece.text)
-        return self._delta(news.number, {"content": text}) if text else b""
+        piece = news.piece
+        text = piece.text if self._form is None else self._held[news.number].put(piece.text)
+        if self._text_of is None or piece.token is None:
+            return self._delta(news.number, {"content": text}) if text else b""
+        # A token without text has a probability, too.
+        logprobs = chat_logprobs([piece.token], [piece.logprob or 0.0], [piece.top_logprobs], self._text_of)
+        return self._delta(news.number, {"content": text}, logprobs=logprobs)
 
     def end(self, number: int, done: bitnet.Completion) -> bytes:
         content, calls = self._calls(done.text)
@@ -86,18 +111,17 @@ class ChatWriter(Writer):
         message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
         if calls:
             message["tool_calls"] = calls
-        return {"index": number, "message": message, "logprobs": None, "finish_reason": _reason(done, calls)}
+        logprobs = None
+        if self._text_of is not None:
+            logprobs = chat_logprobs(done.tokens, done.logprobs or [], done.top_logprobs or [], self._text_of)
+        return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": _reason(done, calls)}
 
     def _calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
         content, calls = parse_tool_calls(text, self._form)
-        return content, [
-            {"id": f"call_{secrets.token_hex(12)}", "type": "function",
-             "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}}
-            for call in calls
-        ]  # fmt: skip
+        return content, tool_calls_of(calls)
 
-    def _delta(self, number: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        return self.chunk({"index": number, "delta": delta, "logprobs": None, "finish_reason": reason})
+    def _delta(self, number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
+        return self.chunk({"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason})
 
 
 class Held:

@@ -11,7 +11,9 @@ __all__ = ["checked_choices", "limited", "prompt_list", "settings"]
 DRAWING = ("temperature", "top_p", "top_k", "min_p")
 
 
-def settings(body: dict[str, Any], model: bitnet.Model, most: int) -> bitnet.GenerationConfig:
+def settings(
+    body: dict[str, Any], model: bitnet.Model, most: int, logprobs: int | None = None
+) -> bitnet.GenerationConfig:
     """Find how tokens are chosen.
 
     What a request says of the drawing counts against OpenAI's defaults, which draw from all tokens at temperature 1;
@@ -24,6 +26,8 @@ def settings(body: dict[str, Any], model: bitnet.Model, most: int) -> bitnet.Gen
     model : Model
     most : int
         Tokens of an answer, where the request does not say.
+    logprobs : int, optional
+        How many most likely tokens it wants named; None where it wants no probabilities.
 
     Returns
     -------
@@ -43,8 +47,16 @@ def settings(body: dict[str, Any], model: bitnet.Model, most: int) -> bitnet.Gen
         fields["repetition_penalty"] = body["repetition_penalty"]
     if body.get("stop"):
         fields["stop_strings"] = body["stop"]
-    if "seed" in body:
-        fields["seed"] = body["seed"]
+    for name in ("seed", "frequency_penalty", "presence_penalty"):
+        if name in body:
+            fields[name] = body[name]
+    if body.get("logit_bias"):
+        fields["logit_bias"] = {int(token): bias for token, bias in body["logit_bias"].items()}
+        beyond = max(fields["logit_bias"])
+        if beyond >= model.config.vocab_size:
+            refuse(400, f"token {beyond} is not in the vocabulary of {model.config.vocab_size}", "logit_bias")
+    if logprobs is not None:
+        fields["logprobs"] = logprobs
     found: bitnet.GenerationConfig = base.replace(**fields)
     return found
 

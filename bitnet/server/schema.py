@@ -61,6 +61,11 @@ SAMPLING: Schema = {
     "min_p": _number(0, 1, "Draw from tokens at least so likely, relative to the most likely one. Not of OpenAI's."),
     "repetition_penalty": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 100,
                            "description": "As Transformers has it. Not of OpenAI's."},
+    "frequency_penalty": _number(-2, 2, "Subtracted from a token's logit for each time the answer has it."),
+    "presence_penalty": _number(-2, 2, "Subtracted from a token's logit if the answer has it."),
+    "logit_bias": {"type": ["object", "null"], "maxProperties": 1024, "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+                   "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                   "description": "Token to what is added to its logit."},
     "seed": _whole(0, 2**63 - 1, "Of the drawing: the same request then has the same answer."),
     "max_tokens": _whole(1, 2**31 - 1, "The most tokens of an answer."),
     "stop": _nullable({"anyOf": [
@@ -102,17 +107,44 @@ TOOL: Schema = {
     "required": ["type", "function"],
 }  # fmt: skip
 
+NAMED_TOOL: Schema = {
+    "type": "object", "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+    }, "required": ["type", "function"],
+}  # fmt: skip
+JSON_SCHEMA: Schema = {
+    "type": "object", "properties": {
+        "name": {"type": "string"}, "description": {"type": ["string", "null"]}, "schema": {"type": "object"},
+        "strict": {"type": ["boolean", "null"]},
+    }, "required": ["name", "schema"],
+}  # fmt: skip
+
 CHAT = _object({
     "messages": {"type": "array", "items": MESSAGE, "minItems": 1},
     **SAMPLING,
     "max_completion_tokens": _whole(1, 2**31 - 1, "The most tokens of an answer."),
     "tools": _nullable({"type": "array", "items": TOOL, "maxItems": 128,
                         "description": "Functions, for the model's template; calls of them are taken out of answers."}),
-    "tool_choice": {"enum": ["auto", "none", None]},
+    "tool_choice": {"anyOf": [{"enum": ["auto", "none", "required", None]}, NAMED_TOOL]},
     "parallel_tool_calls": {"enum": [True, None]},
+    "response_format": _nullable({"anyOf": [
+        {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"],
+         "additionalProperties": False},
+        {"type": "object", "properties": {"type": {"const": "json_schema"}, "json_schema": JSON_SCHEMA},
+         "required": ["type", "json_schema"], "additionalProperties": False},
+    ], "description": "What the answer has to be; it is, unless it is cut short."}),
+    "logprobs": _flag("Whether to give the logarithm of each token's probability."),
+    "top_logprobs": _whole(0, 20, "How many most likely tokens to name with theirs."),
 }, ("messages",))  # fmt: skip
 
-COMPLETION = _object({"prompt": TEXTS, **SAMPLING}, ("prompt",))
+COMPLETION = _object({
+    "prompt": TEXTS,
+    **SAMPLING,
+    "max_tokens": _whole(0, 2**31 - 1, "The most tokens of an answer; 0 with echo only."),
+    "logprobs": _whole(0, 20, "Give the logarithm of each token's probability, and name so many most likely ones."),
+    "echo": _flag("Whether the answer begins with the prompt."),
+}, ("prompt",))  # fmt: skip
 
 EMBEDDING = _object({
     "input": TEXTS, "model": MODEL,

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import bitnet
+from bitnet.compat.pieces import Pieces
 from bitnet.server.config import ServerConfig
 from bitnet.server.metrics import Metrics
 from bitnet.server.problems import refuse
 
 __all__ = ["Service"]
 
-READERS = 512  # threads, at most: each waits for the tokens of an answer
+THREADS = 8  # for what takes time and is no step of the engine: tokens of prompts, grammars, vectors
 
 
 class Service:
@@ -52,8 +53,9 @@ class Service:
         self.state = "loading" if model is None else "ready"
         self.error: BaseException | None = None
         self.active, self.created = 0, int(time.time())
-        self.threads = ThreadPoolExecutor(min(config.max_requests + 16, READERS), "bitnet-answer")
+        self.threads = ThreadPoolExecutor(THREADS, "bitnet-server")
         self.metrics = Metrics(self)
+        self._pieces: Pieces | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -93,6 +95,21 @@ class Service:
         else:
             if self.state == "loading":
                 self.state = "ready"
+
+    def text_of(self, token: int) -> bytes:
+        """Give the bytes of a token.
+
+        Parameters
+        ----------
+        token : int
+
+        Returns
+        -------
+        bytes
+        """
+        if self._pieces is None:
+            self._pieces = Pieces(self.model.tokenizer)
+        return self._pieces.detokenize([token], is_start=False, special=True)
 
     def named(self, name: Any) -> bitnet.Model:
         """Give the model that a request names.

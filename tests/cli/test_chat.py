@@ -1,6 +1,7 @@
 """``bitnet chat``: through a terminal of its own, and through pipes."""
 
 import io
+import itertools
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -261,10 +263,11 @@ def test_the_speed_stands_only_where_the_cursor_comes_back(monkeypatch):
     out = Screen()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("bitnet.cli.chat.SHOW_S", 0.0)
+    seconds = itertools.count(1)
+    monkeypatch.setattr("bitnet.cli.chat.time", types.SimpleNamespace(monotonic=lambda: next(seconds) / 10))
     with _Screen() as screen:
-        for text in ("a", "b", "日" * 10, "c" * 10, "\n", "d"):
+        for text in ("a", "b", "日" * 10, "c" * 5, "\n", "d"):
             screen.put(text, True)
     shown = [bool(re.search("tokens/s", part)) for part in out.getvalue().split("\x1b[K")[1:]]
     assert shown == [False, True, True, False, False, True, False]
-    assert plain(out.getvalue()) == "ab" + "日" * 10 + "c" * 10 + "\nd\n"
+    assert plain(out.getvalue()) == "ab" + "日" * 10 + "c" * 5 + "\nd\n"
