@@ -1,6 +1,5 @@
 """An answer as it comes."""
 
-import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -130,6 +129,8 @@ class _Waiter:
     """What wakes a task of asyncio, from any thread."""
 
     def __init__(self):
+        import asyncio  # whoever comes here has it; for others it is part of the time to a first token
+
         self._loop = asyncio.get_running_loop()
         self.future = self._loop.create_future()
 
