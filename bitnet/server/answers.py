@@ -101,27 +101,27 @@ class Answers:
 
 
 @contextlib.contextmanager
-def cancelling_when_gone(request: Request, answers: Answers) -> Iterator[None]:
-    """End generations when the client goes, or the ``with`` ends.
+def cancelling_when_gone(request: Request, cancel: Callable[[], object]) -> Iterator[None]:
+    """End what is being done when the client goes, or the ``with`` ends.
 
     Parameters
     ----------
     request : Request
         Whose body has been read.
-    answers : Answers
+    cancel : callable
     """
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        answers.cancel()
+        cancel()
 
     watch = asyncio.create_task(gone())
     try:
         yield
     finally:
         watch.cancel()
-        answers.cancel()
+        cancel()
 
 
 def checked(batch: list[News]) -> list[News]:

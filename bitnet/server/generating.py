@@ -109,7 +109,7 @@ async def answer(
     if not body.get("stream"):
         with service.request():
             answers = Answers(calls, service.threads)
-            with cancelling_when_gone(request, answers):
+            with cancelling_when_gone(request, answers.cancel):
                 done = await completions(answers, len(calls), service.metrics.watcher())
         found = [writer.choice(number, one) for number, one in enumerate(done)]
         return JSONResponse({**writer.head, "object": writer.whole, "choices": found, "usage": usage(done, choices)})
@@ -135,7 +135,7 @@ async def _events(
     begun, seen = False, service.metrics.watcher()
     with service.request():
         answers = Answers(calls, service.threads)
-        with cancelling_when_gone(request, answers):
+        with cancelling_when_gone(request, answers.cancel):
             async for batch in answers.batches():
                 parts = [] if begun else [writer.first(len(calls))]
                 begun = True

@@ -241,7 +241,8 @@ def document(version: str) -> Schema:
     told = {str(status): {"description": "An error.", "content": content} for status in STATUSES}
     answer = {"200": {"description": "Done.", "content": {
         "application/json": {"schema": {"type": "object"}},
-        "text/event-stream": {"schema": {"type": "string"}},
+        # Of an event, as tools that read OpenAPI take it apart.
+        "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
     }}}  # fmt: skip
     paths: Schema = {
         path: {"post": {

@@ -1,17 +1,23 @@
 """Vectors of texts, their tokens, and what models there are."""
 
 import base64
+import threading
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from bitnet.server.answers import cancelling_when_gone
 from bitnet.server.parameters import limited, prompt_list
 from bitnet.server.problems import refuse
 from bitnet.server.requests import body_of
 from bitnet.server.service import Service
 
 __all__ = ["detokenize", "embeddings", "live", "model", "models", "ready", "tokenize"]
+
+BATCH = 8
+"""Texts that are embedded together, between two looks at the clock."""
 
 
 async def embeddings(request: Request) -> Response:
@@ -24,11 +30,17 @@ async def embeddings(request: Request) -> Response:
     if body.get("dimensions", width) != width:
         refuse(400, f"the vectors of this model have {width} dimensions", "dimensions", "invalid_value")
 
+    is_over, end = threading.Event(), time.monotonic() + service.config.timeout_s
+
+    def go_on(done: int, total: int) -> None:
+        if is_over.is_set() or time.monotonic() > end:
+            refuse(503, f"{done} of {total} texts are done, and the time is over; ask for fewer", code="timeout")
+
     def make() -> tuple[Any, int]:
         ids = [limited(service, model.encode(text)) for text in texts]
-        return service.engine.embed(model, ids), sum(map(len, ids))
+        return service.engine.embed(model, ids, batch_size=BATCH, progress=go_on), sum(map(len, ids))
 
-    with service.request():
+    with service.request(), cancelling_when_gone(request, is_over.set):
         vectors, tokens = await service.call(make)
     as_base64 = body.get("encoding_format") == "base64"
     found = [base64.b64encode(one.astype("<f4").tobytes()).decode() if as_base64 else one.tolist() for one in vectors]

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -188,6 +189,17 @@ def test_an_answer_that_takes_too_long_ends_with_what_there_is(model):
         reasons = {choice["finish_reason"] for choice in found["choices"]}
         assert "timeout" in reasons
         assert found["usage"]["completion_tokens"] < 8 * 400
+
+
+def test_vectors_that_take_too_long_or_that_nobody_waits_for_are_given_up(model):
+    with running(model, timeout_s=0.001) as (address, _), httpx.Client(base_url=address) as http:
+        assert problem(http.post("/v1/embeddings", json={"input": ["a " * 400] * 200})) == (503, None, "timeout")
+    with running(model) as (address, service):
+        begin = time.monotonic()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/v1/embeddings", json={"input": ["a " * 400] * 2000}, timeout=0.3)
+        until(lambda: service.active == 0, 5)
+        assert time.monotonic() - begin < 6
 
 
 # ---- beginning
