@@ -12,6 +12,7 @@ import numpy as np
 
 from bitnet.completion import Completion, Piece
 from bitnet.errors import InferenceError
+from bitnet.lookup import Lookup
 from bitnet.sampling import Sampler, StopStrings
 
 __all__ = ["MAX_UNREAD", "Activity", "Generation", "Inbox", "Reading", "Request"]
@@ -95,6 +96,7 @@ class Request:
 
     shares = True  # texts that begin alike
     all_logits = False
+    lookup = None
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -196,10 +198,30 @@ class Generation(Request):
         self._grammar = None if grammar is None else grammar.matcher(model)
         if grammar is not None:  # which says when the model's own end may come
             self._ends |= frozenset(model.eos_token_ids)
+        if config.prompt_lookup_num_tokens:
+            self.lookup = Lookup(config.prompt_lookup_num_tokens)
         self._is_plain = self.sampler.is_greedy and not self._few and processor is None and grammar is None
 
-    def take(self, batch, output, count):
-        """Choose the next token by the logits of an output of a batch."""
+    def guess(self, room, costs, others):
+        """Write guesses of the next tokens behind the known ones; returns how many."""
+        found = self.lookup.find(self.ids, self.count, min(room, self._most - self.count))
+        if not len(found) or not self.lookup.pays(len(found), costs, others):
+            return 0
+        self.ids[self.count : self.count + len(found)] = self._guesses = found
+        return len(found)
+
+    def take(self, batch, first, count):
+        """Choose the next token by the logits of an output of a batch, and more while guesses are right."""
+        self._take(batch, first)
+        if count == 1:
+            return
+        before, accepted = self.count - 1, 0
+        while accepted < count - 1 and not self.has_ended and self.ids[before + accepted] == self._guesses[accepted]:
+            accepted += 1
+            self._take(batch, first + accepted)
+        self.lookup.learn(count - 1, accepted)
+
+    def _take(self, batch, output):
         if self._is_plain:
             token = batch.best(output)
             if token < 0:

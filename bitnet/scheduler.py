@@ -19,6 +19,7 @@ from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
 from bitnet.kv_cache import KVCache, Sequence
+from bitnet.lookup import Costs
 from bitnet.request import MAX_UNREAD, Activity, Request
 
 __all__ = ["Scheduler"]
@@ -53,6 +54,7 @@ class Scheduler(Driving):
         self._is_closed = False
         self.pauses = 0  # how often a request gave its pages back for others
         self.steps = self.step_tokens = 0
+        self._costs = Costs()  # of steps without prompts
         self._begin()
         _schedulers.add(self)
 
@@ -61,6 +63,7 @@ class Scheduler(Driving):
         self._arrivals, self._waiting = deque(), []  # by priority, then by time
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
+        self._guesses = False  # whether somebody does who guesses
         self._parts = []  # who has how many tokens and outputs in the batch
         self._short = None  # who asks for pages
         self._is_short = False  # somebody paused, and nobody has ended since
@@ -175,7 +178,6 @@ class Scheduler(Driving):
 
     def _step(self):
         """Run a batch; False where there is nothing to do."""
-        self.execution.forget_cancel()  # whoever cancels has raised `_is_changed` before
         if self._is_changed:
             self._arrange()
         if self._deadline is not None and time.perf_counter() >= self._deadline:
@@ -185,15 +187,32 @@ class Scheduler(Driving):
             return self._is_changed
         if not self._gather():
             return True
+        start = time.perf_counter() if self._guesses and not self._reading else None
         try:
-            with self._turn:
-                self.execution.step(self._batch, self._config.num_threads)
+            if not self._run():
+                return True
         except BitNetError as error:
-            if not self._is_changed or not any(one.is_cancelled for one, _, _ in self._parts):
-                self._run_one_by_one(error)
+            self._run_one_by_one(error)
             return True
+        if start is not None:
+            self._costs.add(self._batch.tokens, time.perf_counter() - start)
         self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
         self._deliver(self._parts)
+        return True
+
+    def _run(self):
+        """Run the batch; False where it was cancelled, whoever was meant: it can be run again."""
+        with self._turn:
+            self.execution.forget_cancel()
+            if self._is_changed:  # whoever cancels raises this before
+                return False
+            try:
+                self.execution.step(self._batch, self._config.num_threads)
+            except InferenceError as error:
+                if error.message.startswith("the run was cancelled"):
+                    self._is_changed = True
+                    return False
+                raise
         return True
 
     def _arrange(self):
@@ -237,6 +256,7 @@ class Scheduler(Driving):
             heapq.heappush(self._waiting, entry)
         self._running = running
         self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
+        self._guesses = any(one.lookup is not None for one in self._decoding)
         decoding = set(self._decoding)
         self._reading = [one for one in active if one not in decoding]
         self._parts = []
@@ -251,6 +271,9 @@ class Scheduler(Driving):
             decoding = decoding[: self._max_tokens]
             self._decoding, self._parts = [*self._decoding[self._max_tokens :], *decoding], []
         try:
+            if self._guesses:
+                self._gather_guesses(decoding)
+                decoding = ()
             for request in decoding:
                 sequence = request.sequence
                 length = sequence.length
@@ -259,18 +282,36 @@ class Scheduler(Driving):
                     sequence.reserve(length + 1)
                 batch.add_token(sequence.pages, length, request.ids[length])
             if self._reading:
-                self._parts = [(request, 1, 1) for request in decoding]
-                self._gather_prompts(decoding)
-            elif len(self._parts) != len(decoding):  # empty where requests have changed, else as before
+                self._parts = self._parts if self._guesses else [(request, 1, 1) for request in decoding]
+                self._gather_prompts(len(self._parts))
+            elif not self._guesses and len(self._parts) != len(decoding):  # empty where requests have changed
                 self._parts = [(request, 1, 1) for request in decoding]
         except MemoryError as error:
             self._make_room(self._short, error)
             return False
         return True
 
+    def _gather_guesses(self, decoding):
+        """Add the next token of each, and what is guessed to come then."""
+        batch, self._parts = self._batch, []
+        spare = self._max_tokens - len(decoding) - (self._config.prefill_chunk if self._reading else 0)
+        for request in decoding:
+            sequence = request.sequence
+            length, guesses = sequence.length, 0
+            if request.lookup is not None and spare > 0:
+                # No page is taken from others for a guess.
+                room = spare if self.cache.available else min(spare, sequence.room - length - 1)
+                guesses = request.guess(room, self._costs, len(decoding) - 1) if room > 0 else 0
+                spare -= guesses
+            if length + guesses >= sequence.room or sequence.may_write_shared:
+                self._short = request
+                sequence.reserve(length + 1 + guesses)
+            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses)
+            self._parts.append((request, 1 + guesses, 1 + guesses))
+
     def _gather_prompts(self, decoding):
         """Add the next tokens of prompts: half of the room is the oldest one's, then come the shortest."""
-        room = self._max_tokens - len(decoding)
+        room = self._max_tokens - self._batch.tokens
         chunk = self._config.prefill_chunk
         # Others wait for the end of the step: those who are answered, or whose prompts are short.
         room = min(room, chunk) if decoding else min(room, 2 * chunk) if len(self._reading) > 1 else room
@@ -303,8 +344,8 @@ class Scheduler(Driving):
 
     def _make_room(self, request, error):
         """Have the youngest request pause: it gives its pages back, and begins anew when there are some."""
-        others = [one for one in self._running if one.sequence.room and not one.has_ended]
-        if not others or (len(others) == 1 and others[0] is request):
+        others = [one for one in self._running if not one.has_ended and (one.sequence.room or one is request)]
+        if others == [request]:
             self._end(request, "error", error)  # it is alone, and there is too little for it
         else:
             victim = max(others, key=lambda one: (one.is_stalled, one.order()))
@@ -331,13 +372,13 @@ class Scheduler(Driving):
             self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
             self._parts = [part]
             try:
-                with self._turn:
-                    self.execution.step(self._batch, self._config.num_threads)
+                if not self._run():
+                    return  # they will be arranged anew
             except BitNetError as its:
-                if not self._is_changed:
-                    self._run_one_by_one(its)
+                self._run_one_by_one(its)
             else:
                 self._deliver(self._parts)
+            self._is_changed = False  # who has ended is looked at when all have been tried
         self._is_changed = True
 
     def _deliver(self, parts):
@@ -345,9 +386,11 @@ class Scheduler(Driving):
         batch, output = self._batch, 0
         for request, count, outputs in parts:
             sequence = request.sequence
-            length = sequence.length = sequence.length + count
-            if length % PAGE_TOKENS < count:
-                sequence.remember(request.ids)
+            length = sequence.length
+            if outputs <= 1 or request.all_logits:
+                length = sequence.length = length + count
+                if length % PAGE_TOKENS < count:
+                    sequence.remember(request.ids)
             if outputs:
                 try:
                     request.take(batch, output, outputs)
@@ -355,6 +398,11 @@ class Scheduler(Driving):
                     if not request.has_ended:
                         self._end(request, "error", error)
                 output += outputs
+                if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
+                    length, before = min(length + count, request.count - 1), length
+                    sequence.length = length
+                    if length % PAGE_TOKENS < length - before:
+                        sequence.remember(request.ids)
                 if request.has_ended:
                     if request.sequence is not None:
                         self._end(request)

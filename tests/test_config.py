@@ -46,7 +46,7 @@ FULL = [
         max_new_tokens=9, min_new_tokens=2, do_sample=True, temperature=0.6, top_k=40, top_p=0.9, min_p=0.05,
         repetition_penalty=1.1, eos_token_id=[7, 8], stop_strings=["\n\n", "User:"], seed=11, typical_p=0.8,
         frequency_penalty=0.5, presence_penalty=-0.5, no_repeat_ngram_size=4, logit_bias={9: 1.5, "3": -2},
-        num_return_sequences=2, logprobs=3,
+        num_return_sequences=2, logprobs=3, prompt_lookup_num_tokens=6,
     ),
 ]  # fmt: skip
 DEFAULT = [ModelConfig(**SIZES), QuantizationConfig(), EngineConfig(), GenerationConfig()]
@@ -162,7 +162,7 @@ def test_defaults():
         "max_new_tokens": 256, "min_new_tokens": 0, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
         "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0,
         "no_repeat_ngram_size": 0, "logit_bias": [], "eos_token_id": None, "stop_strings": [],
-        "num_return_sequences": 1, "logprobs": None, "seed": None,
+        "prompt_lookup_num_tokens": None, "num_return_sequences": 1, "logprobs": None, "seed": None,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from bitnet import GenerationConfig
         ("no_repeat_ngram_size", [-1, 1.5], f"a whole number from 0 to {BIG}"),
         ("logit_bias", [{-1: 1.0}, {1: float("nan")}, [1, 2], 3, {"a": 1}, [(1, 2), (1, 3)]],
          f"a dictionary of token ids from 0 to {BIG} to finite numbers"),
+        ("prompt_lookup_num_tokens", [-1, 65, 1.5], "a whole number from 0 to 64, or None"),
         ("num_return_sequences", [0, 1025], "a whole number from 1 to 1024"),
         ("logprobs", [-1, 1025, True], "a whole number from 0 to 1024, or None"),
         ("repetition_penalty", [0, -1, math.inf, None], "a finite number above 0"),

@@ -79,10 +79,11 @@ ARROWS = {
     "engine": "assets errors completion config driving generation grammar memory model request scheduler stream texts "
               "kv_cache kv_state",
     "completion": "",
-    "request": "completion errors sampling",
+    "lookup": "",
+    "request": "completion errors lookup sampling",
     "driving": "request",
     "grammar": "errors",
-    "scheduler": "driving errors kv_cache request _core.batch _core.program",
+    "scheduler": "driving errors kv_cache lookup request _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",

@@ -270,7 +270,8 @@ def mixed_requests():
             {}, {"do_sample": True, "seed": number}, {"do_sample": True, "seed": number, "top_p": 0.8, "top_k": 0},
             {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, {"stop_strings": ["."]},
             {"do_sample": True, "typical_p": 0.9, "min_p": 0.02, "seed": 1}, {"frequency_penalty": 0.7, "logprobs": 2},
-        ][number % 7]  # fmt: skip
+            {"prompt_lookup_num_tokens": 5},
+        ][number % 8]  # fmt: skip
         text = TEXTS[number % 5] + " and so on" * int(rng.integers(0, 40))
         config = GenerationConfig(max_new_tokens=int(rng.integers(1, 60)), **way)
         yield text, config, grammars[number % 2] if number % 5 == 2 else None, number % 8 == 5
