@@ -142,6 +142,15 @@ class Driving:
                 self._thread.start()
         return not inbox.has_news() or self._sleepers.pop(waiter, None) is None
 
+    def call_off(self, waiter):
+        """Do not release a waiter any more.
+
+        Parameters
+        ----------
+        waiter : object
+        """
+        self._sleepers.pop(waiter, None)
+
     def _leave_background(self, request):
         """Take note that a request has ended; the thread goes with the last one."""
         background = self._background

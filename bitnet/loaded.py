@@ -65,12 +65,14 @@ class LoadedModel:
     def chat(
         self, messages: ListOf[Mapping[str, Any]], config: GenerationConfig | None = None, *, tools: Any = None,
         template: str | None = None, template_variables: Mapping[str, Any] | None = None, stream: bool = False,
-        **settings: Any,
-    ) -> Any:
+        priority: int = 0, timeout: float | None = None, logits_processor: Any = None, grammar: Grammar | None = None,
+        on_piece: Any = None, **settings: Any,
+    ) -> Any:  # fmt: skip
         """Answer the last message of a conversation, as `InferenceEngine.chat` does."""
         return self.engine.chat(
             self.model, messages, self._config(config, settings), tools=tools, template=template,
-            template_variables=template_variables, stream=stream,
+            template_variables=template_variables, stream=stream, priority=priority, timeout=timeout,
+            logits_processor=logits_processor, grammar=grammar, on_piece=on_piece,
         )  # fmt: skip
 
     def encode(

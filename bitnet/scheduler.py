@@ -178,7 +178,6 @@ class Scheduler(Driving):
 
     def _step(self):
         """Run a batch; False where there is nothing to do."""
-        self.execution.forget_cancel()  # whoever cancels has raised `_is_changed` before
         if self._is_changed:
             self._arrange()
         if self._deadline is not None and time.perf_counter() >= self._deadline:
@@ -190,16 +189,30 @@ class Scheduler(Driving):
             return True
         start = time.perf_counter() if self._guesses and not self._reading else None
         try:
-            with self._turn:
-                self.execution.step(self._batch, self._config.num_threads)
+            if not self._run():
+                return True
         except BitNetError as error:
-            if not self._is_changed or not any(one.is_cancelled for one, _, _ in self._parts):
-                self._run_one_by_one(error)
+            self._run_one_by_one(error)
             return True
         if start is not None:
             self._costs.add(self._batch.tokens, time.perf_counter() - start)
         self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
         self._deliver(self._parts)
+        return True
+
+    def _run(self):
+        """Run the batch; False where it was cancelled, whoever was meant: it can be run again."""
+        with self._turn:
+            self.execution.forget_cancel()
+            if self._is_changed:  # whoever cancels raises this before
+                return False
+            try:
+                self.execution.step(self._batch, self._config.num_threads)
+            except InferenceError as error:
+                if error.message.startswith("the run was cancelled"):
+                    self._is_changed = True
+                    return False
+                raise
         return True
 
     def _arrange(self):
@@ -331,8 +344,8 @@ class Scheduler(Driving):
 
     def _make_room(self, request, error):
         """Have the youngest request pause: it gives its pages back, and begins anew when there are some."""
-        others = [one for one in self._running if one.sequence.room and not one.has_ended]
-        if not others or (len(others) == 1 and others[0] is request):
+        others = [one for one in self._running if not one.has_ended and (one.sequence.room or one is request)]
+        if others == [request]:
             self._end(request, "error", error)  # it is alone, and there is too little for it
         else:
             victim = max(others, key=lambda one: (one.is_stalled, one.order()))
@@ -359,13 +372,13 @@ class Scheduler(Driving):
             self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
             self._parts = [part]
             try:
-                with self._turn:
-                    self.execution.step(self._batch, self._config.num_threads)
+                if not self._run():
+                    return  # they will be arranged anew
             except BitNetError as its:
-                if not self._is_changed:
-                    self._run_one_by_one(its)
+                self._run_one_by_one(its)
             else:
                 self._deliver(self._parts)
+            self._is_changed = False  # who has ended is looked at when all have been tried
         self._is_changed = True
 
     def _deliver(self, parts):

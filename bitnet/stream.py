@@ -1,6 +1,6 @@
 """An answer as it comes."""
 
-import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Self
@@ -60,6 +60,7 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
                 await waiter.future
                 waiter = _Waiter()
         except BaseException:
+            self._scheduler.call_off(waiter)
             self.close()
             raise
         finally:
@@ -128,11 +129,13 @@ class _Waiter:
     """What wakes a task of asyncio, from any thread."""
 
     def __init__(self):
+        import asyncio  # whoever comes here has it; for others it is part of the time to a first token
+
         self._loop = asyncio.get_running_loop()
         self.future = self._loop.create_future()
 
     def release(self):
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self):

@@ -114,7 +114,7 @@ ARROWS = {
     "train*": "errors config _checks formats models train* _core.packing",
     "compat*": "chat config engine errors grammar tokenizer compat*",
     "server*": "bitnet _checks chat compat* errors server*",
-    "examples*": "bitnet compat machine memory errors train",
+    "examples*": "bitnet compat machine memory errors server train",
 }  # fmt: skip
 
 # At module level only these and the standard library: what else is installed is optional.
@@ -275,6 +275,7 @@ def check_optional_libraries(path, text):
         is_known = library in sys.stdlib_module_names | REQUIRED | {COMMAND, "libc", "cpython", "cython"}
         is_known |= library == "torch" and path.startswith("bitnet/train/") and path not in WITHOUT_TORCH
         is_known |= library in SERVER and path.startswith("bitnet/server/") and path not in WITHOUT_SERVER
+        is_known |= library == "ray" and path.startswith("examples/ray_")
         if not is_known and (is_top or path.startswith("bitnet/_core")):
             yield f"{path}: {library} is optional, so it is imported in the function that needs it"
 

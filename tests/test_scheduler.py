@@ -373,3 +373,35 @@ def test_the_pool_being_full_pauses_too(model):
         finally:
             pool.limit = None
     assert [facts(one) for one in answers] == [facts(alone(model, prompt, config)) for prompt in asked]
+
+
+def test_a_cancel_that_comes_late_hits_nobody_else(engine, model):
+    expected = alone(model, [5], FEW).tokens
+    scheduler = engine._scheduler(model)
+    is_over = threading.Event()
+
+    def cancel():
+        while not is_over.wait(2e-4):
+            scheduler.execution.cancel()  # as one that was meant for a request that has just ended
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert engine.generate(model, [5], FEW).tokens == expected
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_a_younger_request_does_not_make_an_older_one_pause(model):
+    long = GenerationConfig(max_new_tokens=100, eos_token_id=())
+    with InferenceEngine(bitnet.EngineConfig(**EXACT, max_kv_tokens=128, prefix_cache=False)) as engine:
+        old = engine.stream(model, [5] * 60, GenerationConfig(max_new_tokens=60, eos_token_id=()))
+        next(old)
+        young = engine.stream(model, [6], long)
+        rest = [piece.token for piece in old]
+        assert old.completion.tokens[1:] == rest
+        assert old._request.sequence is None
+        assert [piece.token for piece in young] == alone(model, [6], long).tokens
+        assert rest == alone(model, [5] * 60, GenerationConfig(max_new_tokens=60, eos_token_id=())).tokens[1:]

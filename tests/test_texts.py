@@ -33,6 +33,15 @@ def test_a_chat_may_be_a_stream(model):
     assert "".join(piece.text for piece in pieces) == stream.completion.text
 
 
+def test_a_chat_takes_what_a_stream_takes():
+    seen = []
+    with bitnet.load(num_threads=1) as bundled:
+        done = bundled.chat(TALK, FIVE, template="plain", grammar=bitnet.Grammar.regex("cat"), on_piece=seen.append,
+                            timeout=60.0)  # fmt: skip
+    assert done.text == "cat"
+    assert "".join(piece.text for piece in seen) == "cat"
+
+
 def test_tools_and_variables_reach_the_template(model):
     template = "{{ tools[0].name }} {{ depth }} {{ messages[0].content }}"
     prompt = {"tools": [{"name": "w5"}], "template": template, "template_variables": {"depth": "w6"}}
