@@ -2,8 +2,8 @@
 
     python bench/bench_limits.py [--shape 2b4t] [-t 2] [-r 5] [CHECK ...]
 
-Checks: decode, prefill, batch, long, step. The exit code is 1 where a ratio is short of its bar. Before a shape is
-timed its logits are compared, bit for bit, over threads and over ways to cut the prompt.
+Checks: decode, prefill, batch, long, lookup, step. The exit code is 1 where a ratio is short of its bar. Before a shape
+is timed its logits are compared, bit for bit, over threads and over ways to cut the prompt.
 """
 
 import argparse
@@ -138,6 +138,23 @@ class Bench:
             lengthy.append(whole / self.prompt_s(whole))
         yield versus(f"long, pp{whole}, {self.threads} threads", lengthy, short, "pp512", 0.85)
 
+    def lookup(self, n=96):
+        """An answer that copies its prompt, which stands for an edit: with guesses and without, in turn."""
+        prompt = self.tokens(128)
+
+        def copy(ids, logits):
+            logits[prompt[(len(ids) - len(prompt)) % len(prompt)]] = np.float32(1e9)
+
+        seconds = {None: [], 10: []}
+        for _ in range(self.repeats):
+            for most, taken in seconds.items():
+                config = bitnet.GenerationConfig(max_new_tokens=n, eos_token_id=[], prompt_lookup_num_tokens=most)
+                done = self.engine.generate(self.model, prompt, config, logits_processor=copy)
+                if done.tokens != prompt[:n]:
+                    raise AssertionError("guesses changed the answer")
+                taken.append((n - 1) / done.generate_s)
+        yield versus(f"prompt lookup, a copy, {self.threads} threads", seconds[10], seconds[None], "without", 1.5)
+
 
 def versus(what, ours, other, name, bar):
     """Compare speeds that were measured in turn."""
@@ -174,7 +191,7 @@ def check_exact(model):
         raise AssertionError("logits differ between numbers of threads, or alone and in a batch: nothing was timed")
 
 
-CHECKS = ("decode", "prefill", "batch", "long", "step")
+CHECKS = ("decode", "prefill", "batch", "long", "lookup", "step")
 
 
 def main():

@@ -443,6 +443,14 @@ class InferenceError(BitNetError, RuntimeError):
         return cls(f"the grammar cannot go on: {reason}", reason=reason)
 
     @classmethod
+    def grammar_tokenizer(cls, reason: str) -> Self:
+        """A tokenizer whose tokens the library of grammars cannot take apart."""
+        return cls(
+            f"a grammar needs a tokenizer of byte-level BPE or SentencePiece, and llguidance cannot read the model's: "
+            f"{reason}", reason=reason,
+        )  # fmt: skip
+
+    @classmethod
     def stopped(cls) -> Self:
         """A request that `InferenceEngine.cancel` has ended."""
         return cls("the request was cancelled")

@@ -200,7 +200,10 @@ def _tokenizer(model: Any) -> Any:
     # A token beyond the model's stands for the end where it has none: it can never be chosen.
     rows = model.program.vocab_size
     ends = [id for id in model.eos_token_ids if id < rows]
-    return llguidance.LLTokenizer(model.tokenizer.to_json(), n_vocab=rows + (not ends), eos_token=ends or [rows])
+    try:
+        return llguidance.LLTokenizer(model.tokenizer.to_json(), n_vocab=rows + (not ends), eos_token=ends or [rows])
+    except ValueError as error:  # it knows byte-level and SentencePiece tokenizers only
+        raise InferenceError.grammar_tokenizer(_line(error)) from error
 
 
 def _text(kind: str, given: Any) -> str:

@@ -116,6 +116,17 @@ def closed():
     one.infer(loaded(), [1])
 
 
+def grammar_of_words():
+    from tokenizers import Tokenizer, models
+
+    from bitnet import grammar
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")).to_str()
+    space = types.SimpleNamespace
+    model = space(program=space(vocab_size=3), eos_token_ids=[1], tokenizer=space(to_json=lambda: words))
+    grammar._tokenizer(model)
+
+
 def closed_meanwhile():
     with InferenceEngine(EngineConfig(num_threads=1)) as one:
         scheduler = one._scheduler(loaded())
@@ -326,6 +337,9 @@ ROWS = [
     ("grammar.py", "InferenceError.grammar",
      lambda: Grammar.regex("a").matcher(bundled()).accept(bundled().tokenizer.id_of("b")),
      """the grammar cannot go on: Parser Error: token "b" doesn't satisfy the grammar; byte 'b' fails parse"""),
+    ("grammar.py", "InferenceError.grammar_tokenizer", grammar_of_words,
+     "a grammar needs a tokenizer of byte-level BPE or SentencePiece, and llguidance cannot read the model's: can't "
+     "determine decoder type: None"),
     ("scheduler.py", "InferenceError.closed", closed_meanwhile, "the engine is closed; make a new one"),
     ("scheduler.py", "QueueFullError.waiting", full_queue,
      "1 requests are waiting, and no more may; try again when some have ended, or raise max_queue"),

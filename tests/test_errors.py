@@ -212,6 +212,9 @@ SENTENCES = [
     ("ConfigurationError", "grammar", {"kind": "regex", "reason": "unclosed group"},
      "Grammar.regex cannot be used: unclosed group"),
     ("InferenceError", "grammar", {"reason": "it is too complex"}, "the grammar cannot go on: it is too complex"),
+    ("InferenceError", "grammar_tokenizer", {"reason": "no decoder"},
+     "a grammar needs a tokenizer of byte-level BPE or SentencePiece, and llguidance cannot read the model's: no "
+     "decoder"),
     ("InferenceError", "stopped", {}, "the request was cancelled"),
     ("InferenceError", "forked", {},
      "the process was forked while this request was running; send it again"),
