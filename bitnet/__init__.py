@@ -11,6 +11,7 @@ The map, from here to the instruction::
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
         │                       scheduler.py            which tokens of which requests make the next step
         │                       driving.py              in which thread that is done
+        │                       lookup.py               guesses of the next tokens, from the text so far
         │                       kv_cache.py             their keys and values, and which of them share some
         │                       kv_state.py             the same in a file
         │                       grammar.py              what an answer has to be: JSON, regular expressions, grammars
