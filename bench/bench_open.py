@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 from opening import opened
+from shapes import MODEL
 
 from bitnet import EngineConfig, conversion
 from bitnet.formats.random import RandomCheckpoint
@@ -20,7 +21,7 @@ LIMITS = {"bitnet": "1 s", "hugging_face": "none said"}  # of opening a file tha
 @pytest.fixture(scope="module", params=["bitnet", "hugging_face"])
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("open") / request.param
-    with RandomCheckpoint("2b4t") as checkpoint:
+    with RandomCheckpoint(MODEL) as checkpoint:
         conversion.write(checkpoint, str(path), request.param, EngineConfig())
     return path
 

@@ -9,23 +9,23 @@ import time
 
 import numpy as np
 import pytest
+from shapes import MODEL
 
 import bitnet
 from bitnet import EngineConfig, GenerationConfig, InferenceEngine
 from bitnet._core.program import add_recorder, remove_recorder
 
-SHAPE = "2b4t"
 REQUESTS = 16
 TOKENS = 16
 
 
 @pytest.fixture(scope="module")
 def model():
-    return bitnet.random_model(SHAPE, EngineConfig())
+    return bitnet.random_model(MODEL, EngineConfig())
 
 
 def prompts(count, length, seed=0):
-    return np.random.default_rng(seed).integers(5, 100_000, (count, length)).tolist()
+    return np.random.default_rng(seed).integers(5, 30_000, (count, length)).tolist()
 
 
 def test_sixteen_together(model):

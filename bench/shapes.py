@@ -14,6 +14,9 @@ THREADS = sorted({1, machine.default_num_threads()})
 # Weights in rotation, to be read from DRAM: far more than any last-level cache.
 ROTATION_BYTES = int(os.environ.get("BITNET_BENCH_MB", "512")) << 20
 
+# The shape of whole models: where a run is only to show that all is right, one of a quarter of the size.
+MODEL = "2b4t" if ROTATION_BYTES >= 64 << 20 else "0.7b"
+
 
 def codes(rows, cols, seed=0):
     return np.random.default_rng(seed).integers(-1, 2, (rows, cols), dtype=np.int8)
