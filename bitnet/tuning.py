@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import operator
 import os
 import tempfile
 import time
@@ -15,6 +16,7 @@ import numpy as np
 from bitnet._core import cpu, matmul, threads
 from bitnet._core import packing as packings
 from bitnet._core.memory import new_block
+from bitnet.errors import ConfigurationError
 
 __all__ = ["PackingChoice", "choose_packing", "fastest_packing", "measure_packings", "remembered_choices"]
 
@@ -90,8 +92,16 @@ def fastest_packing(num_threads: SupportsIndex | None = None, measure: bool = Fa
     Returns
     -------
     PackingChoice
+
+    Raises
+    ------
+    ConfigurationError
+        If `num_threads` is no whole number.
     """
-    count = threads.default_num_threads() if num_threads is None else int(num_threads)
+    try:
+        count = threads.default_num_threads() if num_threads is None else operator.index(num_threads)
+    except TypeError:
+        raise ConfigurationError.thread_count("num_threads", num_threads, threads.MAX_THREADS) from None
     names = [packings.kernel_name(name) for name in packings.PACKINGS]
     key = " ".join([cpu.BUILD_VERSION, *names, f"threads={count}", cpu.brand()])
     found = None if measure else _KNOWN.get(key) or _choices_of(_remembered()).get(key)

@@ -13,7 +13,7 @@ import numpy as np
 import tiny
 from checkpoints import DATA, write_safetensors
 
-from bitnet import harness
+from bitnet import harness, tuning
 from bitnet._core import ops
 from bitnet._core.batch import Batch
 from bitnet._core.head import Int8Rows, rows_of_bytes
@@ -337,6 +337,8 @@ ROWS = [
     ("grammar.py", "InferenceError.grammar",
      lambda: Grammar.regex("a").matcher(bundled()).accept(bundled().tokenizer.id_of("b")),
      """the grammar cannot go on: Parser Error: token "b" doesn't satisfy the grammar; byte 'b' fails parse"""),
+    ("tuning.py", "ConfigurationError.thread_count", lambda: tuning.fastest_packing("two"),
+     "num_threads is 'two'; it must be a whole number of threads from 1 to 1024"),
     ("grammar.py", "InferenceError.grammar_tokenizer", grammar_of_words,
      "a grammar needs a tokenizer of byte-level BPE or SentencePiece, and llguidance cannot read the model's: can't "
      "determine decoder type: None"),

@@ -66,7 +66,7 @@ ARROWS = {
     "_core.sampling": "errors _core.arrays _core.blocks _core.memory",
     "sampling": "config errors _core.sampling",
     "weight": "config quant tuning _core.quant _core.packing _core.matmul",
-    "tuning": "_core.cpu _core.threads _core.memory _core.packing _core.matmul",
+    "tuning": "errors _core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
     "memory": "_errors config _core.blocks _core.memory _core.reports",
