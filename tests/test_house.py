@@ -126,8 +126,8 @@ OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "sa
             *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",
-             "quant_kernel.h", "target.h"}  # fmt: skip
+CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h",
+             "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"
