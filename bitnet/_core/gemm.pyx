@@ -96,9 +96,9 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef Py_ssize_t first_token = unit // job.row_units * job.unit_tokens
     cdef Py_ssize_t tokens = min(job.unit_tokens, job.tokens - first_token)
     cdef Py_ssize_t cols = job.tiles * job.tile_cols, total = (cols + GEMM_COLS - 1) // GEMM_COLS
-    cdef Py_ssize_t chunk = 0, steps, block, t, i
+    cdef Py_ssize_t chunk = 0, steps, block, t, i, panel
     cdef int32_t *out = <int32_t *>job.y + first_token * job.y_stride + first_block * GEMM_ROWS
-    cdef bint is_last = False
+    cdef bint is_last = False, two_panels = tokens < GEMM_PANELS * GEMM_TOKENS
     if blocks <= 0 or tokens <= 0:
         return
     memset(sums, 0, sizeof(sums))
@@ -110,6 +110,8 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
                     scratch + block * GEMM_CHUNK_WEIGHT_BYTES)
         t = 0
         while t < tokens:
+            # Spread over the first four tokens and the next ones, as far as there are: memory has the more time.
+            panel = t // GEMM_TOKENS * (2 if two_panels else 1) % GEMM_PANELS
             job.kernel.prepare(job.q + (first_token + t) * job.q_stride + chunk * CHUNK_COLS, job.q_stride, steps,
                                inputs, sums + t)
             for block in range(blocks):
@@ -119,7 +121,8 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
                         y[i] = <int32_t *>(scratch + SPARE_AT)
                     before[i] = y[i] if chunk else ZEROS
                 job.kernel.multiply(scratch + block * GEMM_CHUNK_WEIGHT_BYTES, inputs, steps, before, y,
-                                    _packed(job, first_block + block, chunk + 1), job.panel_bytes)
+                                    _packed(job, first_block + block, chunk + 1) + panel * job.panel_bytes,
+                                    job.panel_bytes if two_panels else 0)
             if is_last:
                 for i in range(t, min(t + GEMM_TOKENS, tokens)):
                     _finish(job, out + i * job.y_stride, rows, sums[i], first_block, first_token + i)

@@ -111,7 +111,6 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_FETCH("0") GEMM_FETCH("8") GEMM_FETCH("16") GEMM_FETCH("24")
         GEMM_CLEAR_4("8", "9", "10", "11") GEMM_CLEAR_4("12", "13", "14", "15") GEMM_CLEAR_4("16", "17", "18", "19")
         GEMM_CLEAR_4("20", "21", "22", "23") GEMM_CLEAR_4("24", "25", "26", "27") GEMM_CLEAR_4("28", "29", "30", "31")
-        "leaq (%[stride],%[stride],2), %%rax\n\t"
         ".p2align 5\n"
         "1:\n\t"
         "prefetcht1 (%[next])\n\tprefetcht1 (%[next],%[stride])\n\t"
@@ -120,7 +119,7 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_LOOK_UPS("0", "64", "128", "192")
         GEMM_NEXT_TRIPLES
         GEMM_LOOK_UPS("256", "320", "384", "448")
-        "prefetcht1 (%[next],%[stride],2)\n\tprefetcht1 (%[next],%%rax)\n\taddq $64, %[next]\n\t"
+        "addq $64, %[next]\n\t"
         GEMM_DOTS("256", "320", "384", "448", "16", "20", "24", "28")
         GEMM_TRIPLES("640", "704")
         GEMM_LOOK_UPS("512", "576", "640", "704")

@@ -37,7 +37,7 @@ typedef struct {
     void (*prepare)(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t steps, uint8_t *inputs, int32_t *sums);
     /* Makes y[t][r], for 64 rows and 4 tokens, of before[t][r] and what expanded weights and prepared inputs give:
      * sum of code * x over groups 0 and 1, and of weight * x over the others. `before` may be `y`. Meanwhile a line a step
-     * is fetched of each panel of what is to be expanded next, at next + panel * next_stride. */
+     * is fetched from `next` on and from next + next_stride on: two panels of what is to be expanded next. */
     void (*multiply)(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps, int32_t *const *before,
                      int32_t *const *y, const uint8_t *next, ptrdiff_t next_stride);
     /* Makes of int32 numbers y[r] in place: y[r] - sum, or as float32 (y[r] - sum) * (scales[r * step] * factor). */
