@@ -45,11 +45,14 @@ ARROWS = {
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
     "_core.builder": "errors _core.fusion",
-    "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
-    "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
+    "_core.head_job": "",
+    "_core.screening": "_core.head_job _core.threads",
+    "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
+    "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",
     "_core.counting": "",
-    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
-    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
+    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.head_job "
+                     "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
