@@ -291,7 +291,7 @@ class Scheduler(Driving):
                 if length >= sequence.room or sequence.may_write_shared:
                     self._short = request
                     sequence.reserve(length + 1)
-                batch.add_token(sequence.pages, length, request.ids[length])
+                batch.add_token(sequence.pages, length, request.ids[length], request.leaders)
             if self._reading:
                 self._parts = self._parts if self._guesses else [(request, 1, 1) for request in decoding]
                 self._gather_prompts(len(self._parts))
@@ -317,7 +317,7 @@ class Scheduler(Driving):
             if length + guesses >= sequence.room or sequence.may_write_shared:
                 self._short = request
                 sequence.reserve(length + 1 + guesses)
-            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses)
+            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses, request.leaders)
             self._parts.append((request, 1 + guesses, 1 + guesses))
 
     def _gather_prompts(self, decoding):
@@ -350,7 +350,7 @@ class Scheduler(Driving):
                 self._short = request
                 sequence.reserve(at + count)
                 outputs = count if request.all_logits else int(count == request.left)
-                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
+                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs, request.leaders)
                 self._parts.append((request, count, outputs))
 
     def _make_room(self, request, error):
