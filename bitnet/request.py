@@ -125,6 +125,9 @@ class Request:
     def paused(self):
         """It gave its pages back; all will be computed anew."""
 
+    def prepare(self, batch, first, draws):
+        """Add what is to be drawn from logits of a batch, before `take`."""
+
 
 class Reading(Request):
     """A text whose logits are wanted.
@@ -141,7 +144,7 @@ class Reading(Request):
         self.logits = np.empty((1 if last_only else len(ids), program.vocab_size), np.float32)
         self._done, self._last_only = 0, last_only
 
-    def take(self, batch, first, count):
+    def take(self, batch, first, count, draws):
         self.logits[self._done : self._done + count] = batch.logits[first : first + count]
         self._done += count
         if min(map(batch.best, range(first, first + count))) < 0:
@@ -215,31 +218,46 @@ class Generation(Request):
         self.ids[self.count : self.count + len(found)] = self._guesses = found
         return len(found)
 
-    def take(self, batch, first, count):
-        """Choose the next token by the logits of an output of a batch, and more while guesses are right."""
-        self._take(batch, first)
+    def prepare(self, batch, first, draws):
+        """Choose the next token by the logits of an output of a batch, but for a draw, which is added to others."""
+        self._failure = None
+        if not self._is_plain:
+            try:
+                self._prepare(batch, first, draws)
+            except Exception as error:  # of a processor
+                self._failure = error
+
+    def _prepare(self, batch, output, draws):
+        few = len(self.completion.tokens) < self._few
+        self.sampler.prepare(
+            batch, output, draws, self.ids[: self.count], self.completion.prompt_tokens,
+            self._forbidden if few else (), self._processor,
+            None if self._grammar is None else self._grammar.allowed(),
+        )  # fmt: skip
+
+    def take(self, batch, first, count, draws):
+        """Take the token that was chosen, and choose more while guesses are right."""
+        if self._failure is not None:
+            raise self._failure
+        self._take(batch.best(first) if self._is_plain else self.sampler.chosen(draws))
         if count == 1:
             return
         before, accepted = self.count - 1, 0
         while accepted < count - 1 and not self.has_ended and self.ids[before + accepted] == self._guesses[accepted]:
             accepted += 1
-            self._take(batch, first + accepted)
+            if self._is_plain:
+                token = batch.best(first + accepted)
+            else:
+                draws = self.sampler.new_draws()  # those of others wait to be read
+                self._prepare(batch, first + accepted, draws)
+                draws.make(1)
+                token = self.sampler.chosen(draws)
+            self._take(token)
         self.lookup.learn(count - 1, accepted)
 
-    def _take(self, batch, output):
-        if self._is_plain:
-            token = batch.best(output)
-            if token < 0:
-                raise InferenceError.not_finite(self._head)
-        else:
-            few = len(self.completion.tokens) < self._few
-            token = self.sampler.choose(
-                batch, output, self.ids[: self.count], self.completion.prompt_tokens,
-                self._forbidden if few else (), self._processor,
-                None if self._grammar is None else self._grammar.allowed(),
-            )  # fmt: skip
-            if token < 0:
-                raise InferenceError.not_finite(self._head)
+    def _take(self, token):
+        if token < 0:
+            raise InferenceError.not_finite(self._head)
         done, now = self.completion, time.perf_counter() - self.started
         if not done.prompt_s:
             done.first_token_s = done.prompt_s = now

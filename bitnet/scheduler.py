@@ -15,6 +15,7 @@ from collections import deque
 import numpy as np
 
 from bitnet._core.batch import Batch
+from bitnet._core.drawing import Draws
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
 from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
@@ -45,7 +46,7 @@ class Scheduler(Driving):
         self._where = {"model": model.path, "num_threads": config.num_threads}
         self._max_tokens = min(config.max_batch_tokens, max(program.context, config.max_batch_size))
         self.execution = Execution(program, self._max_tokens)
-        self._batch = Batch(self._max_tokens, program.vocab_size)
+        self._batch, self._draws = Batch(self._max_tokens, program.vocab_size), Draws(program.vocab_size)
         limit = None if config.max_kv_tokens is None else config.max_kv_tokens // PAGE_TOKENS
         self.context = program.context if limit is None else min(program.context, limit * PAGE_TOKENS)
         keep = -(-program.context // PAGE_TOKENS)
@@ -395,7 +396,15 @@ class Scheduler(Driving):
 
     def _deliver(self, parts):
         """Give the logits to those who wait for them."""
-        batch, output = self._batch, 0
+        batch, draws, output = self._batch, self._draws, 0
+        draws.clear()
+        for request, _, outputs in parts:
+            if outputs:
+                request.prepare(batch, output, draws)
+                output += outputs
+        if draws.count:
+            draws.make(self._config.num_threads)
+        output = 0
         for request, count, outputs in parts:
             sequence = request.sequence
             length = sequence.length
@@ -405,7 +414,7 @@ class Scheduler(Driving):
                     sequence.remember(request.ids)
             if outputs:
                 try:
-                    request.take(batch, output, outputs)
+                    request.take(batch, output, outputs, draws)
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
