@@ -100,6 +100,18 @@ def test_debug_mode_notes_tracebacks_and_ends(capsys):
         pass
 
 
+def test_debug_modes_may_end_in_any_order():
+    root = logging.getLogger("bitnet")
+    before = root.level
+    first, second = bitnet.debug("debug"), bitnet.debug("trace")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (TRACE, True, "tracebacks")
+    second.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (before, False, "off")
+
+
 # ---- from outside
 
 
