@@ -255,6 +255,16 @@ def test_other_errors_pass_untouched():
         pass
 
 
+@pytest.mark.parametrize(("said", "told"), [("", ""), ("Unable to allocate 1 GiB", r" \(Unable to allocate 1 GiB\)")])
+def test_a_memory_error_of_python_becomes_the_cause_of_ours(said, told):
+    with (pytest.raises(bitnet.MemoryError, match=f"^no memory is left for 'embed'{told}; end other") as caught,
+          ErrorContext.during("run", tokens=3), ErrorContext.during("embed")):  # fmt: skip
+        raise MemoryError(said)
+    assert [layer.operation for layer in caught.value.layers] == ["embed", "run"]
+    assert [type(one) for one in caught.value.chain()] == [bitnet.MemoryError, MemoryError]
+    assert caught.value.layers[0].source_location.startswith(f"{__file__}:")
+
+
 def test_a_report_names_causes_that_are_not_ours():
     def read():
         try:

@@ -303,7 +303,7 @@ cdef class HybridMemoryPool(Pool):
         Returns
         -------
         context manager
-            Its value is a function that says whether the allocation came.
+            Its value is a function that says whether the allocation has come, or did within the ``with``.
         """
         return injected_failure(self, operator.index(after))
 

@@ -54,8 +54,14 @@ def injected_failure(pool: Any, after: int) -> Iterator[Callable[[], bool]]:
     ------
     callable
     """
+    is_over, came = False, False
+
+    def has_come() -> bool:
+        return came if is_over else bool(pool._fails_in < 0)
+
     pool._fails_in = after
     try:
-        yield lambda: bool(pool._fails_in < 0)
+        yield has_come
     finally:
+        came, is_over = has_come(), True
         pool._fails_in = -1

@@ -73,9 +73,11 @@ def test_an_injected_failure(pool):
             pool.allocate(1)
         assert has_happened()
         pool.allocate(1)
-    with pool.injected_failure(after=0):
+    assert has_happened()
+    with pool.injected_failure(after=0) as has_happened:
         pass
     pool.allocate(1)
+    assert not has_happened()
     assert pool.get_stats().failed_count == 1
 
 
