@@ -30,6 +30,7 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
     "embedsignature": True,
     "binding": True,
+    "freethreading_compatible": True,  # checked by tests/freethreaded.sh
 }
 
 # The floor of the ABI, never the machine that builds: what is faster is chosen when the program runs (cpu.pyx).

@@ -14,6 +14,7 @@ import datetime
 import operator
 import os
 import sys
+import threading
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
@@ -70,7 +71,6 @@ cdef class HybridMemoryPool(Pool):
     cdef dict _tags                # name -> number
     cdef int _level
     cdef list _levels              # those before each tracker at work
-    cdef uint64_t _number          # of the last block
     cdef object _callbacks         # None while there are none
     cdef int64_t _fails_in         # allocations until one is made to fail, or -1
     cdef object __weakref__
@@ -184,17 +184,18 @@ cdef class HybridMemoryPool(Pool):
         """
         cdef Py_ssize_t size = operator.index(nbytes)
         cdef Block other
-        handle.check("resize")
-        if not self.owns(handle):
-            raise MemoryError.foreign(handle.nbytes)
-        if handle._views:
-            raise MemoryError.has_views(handle.nbytes, handle._views)
-        if size >= 0 and self.resize_in_place(handle, size):
-            return
-        other = Block.__new__(Block)
-        self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
-        memcpy(other.data, handle.data, min(handle.nbytes, size))
-        self.exchange(handle, other)
+        with cython.critical_section(handle):
+            handle.check("resize")
+            if not self.owns(handle):
+                raise MemoryError.foreign(handle.nbytes)
+            if handle._views:
+                raise MemoryError.has_views(handle.nbytes, handle._views)
+            if size >= 0 and self.resize_in_place(handle, size):
+                return
+            other = Block.__new__(Block)
+            self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
+            memcpy(other.data, handle.data, min(handle.nbytes, size))
+            self.exchange(handle, other)
 
     cdef int take(self, Block block, Py_ssize_t nbytes, Py_ssize_t alignment, bint zero, str what, int tag) except -1:
         cdef int status
@@ -209,10 +210,7 @@ cdef class HybridMemoryPool(Pool):
             status = self._insist(block, nbytes, alignment, zero, tag, status)
             if status != DONE:
                 self._fail(nbytes, what, status == BEYOND_LIMIT)
-        self._number += 1
-        self.note(block, self._number, self._level > 0)
-        if self._level > 1:
-            block.frames = _frames()
+        self.note(block, _frames() if self._level > 1 else None, self._level > 0)
         if self._callbacks is not None:
             self._callbacks.look(self.used(), self.get_limit(), self.read().reserved)
         return 0
@@ -220,9 +218,12 @@ cdef class HybridMemoryPool(Pool):
     cdef int _tag_number(self, str tag) except -1:
         number = self._tags.get(tag)
         if number is None:
-            if len(self._tags) == TAGS:
-                return 1
-            number = self._tags[tag] = len(self._tags)
+            with cython.critical_section(self):  # or two new tags might have one number
+                number = self._tags.get(tag)
+                if number is None:
+                    if len(self._tags) == TAGS:
+                        return 1
+                    number = self._tags[tag] = len(self._tags)
         return number
 
     # ---- when memory runs out
@@ -338,9 +339,8 @@ cdef class HybridMemoryPool(Pool):
         """
         names = {number: tag for tag, number in self._tags.items()}
         return LeakReport(tuple([
-            Leak((<Block>block).nbytes, seconds if seconds >= 0 else None, names[tag],
-                 () if (<Block>block).frames is None else written_frames((<Block>block).frames))
-            for block, seconds, tag in self.noted(first, self._number if last is None else last)
+            Leak(size, seconds if seconds >= 0 else None, names[tag], () if frames is None else written_frames(frames))
+            for size, seconds, tag, frames in self.noted(first, self.last_number() if last is None else last)
         ]))
 
     def trim(self):
@@ -387,13 +387,13 @@ class AllocationTracker:
         cdef HybridMemoryPool pool = self._pool
         pool._levels.append(pool._level)
         pool._level = max(pool._level, <int>self._level)
-        self._first, self._last = pool._number, None
+        self._first, self._last = pool.last_number(), None
         return self
 
     def __exit__(self, *_):
         cdef HybridMemoryPool pool = self._pool
         pool._level = pool._levels.pop()
-        self._last = pool._number
+        self._last = pool.last_number()
 
     def report(self):
         """List the blocks that were allocated here and are live now.
@@ -430,11 +430,14 @@ def _level_of(word):
 
 
 cdef HybridMemoryPool _process_pool = None
+_beginning = threading.RLock()
 
 
 cdef HybridMemoryPool _instance():
     global _process_pool
-    if _process_pool is None:
+    with _beginning:
+        if _process_pool is not None:
+            return _process_pool
         asked = os.environ.get("BITNET_MEMORY_PROFILING", "")
         level = {"": "off", "0": "off", "1": "tracebacks"}.get(asked, asked)
         if level not in LEVELS:
