@@ -90,12 +90,15 @@ class Request:
         How many are known.
     all_logits : bool
         Whether those of every token are wanted, and not of the last known one only.
+    leaders : int
+        How many of a token's largest logits are looked at; 0 for all.
     sequence : Sequence or None
         Its keys and values, while it runs.
     """
 
     shares = True  # texts that begin alike
     all_logits = False
+    leaders = 0
     lookup = None
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
@@ -200,6 +203,8 @@ class Generation(Request):
             self._ends |= frozenset(model.eos_token_ids)
         if config.prompt_lookup_num_tokens:
             self.lookup = Lookup(config.prompt_lookup_num_tokens)
+        if not (self._few or processor or grammar):  # those look at all, or change some
+            self.leaders = self.sampler.leaders
         self._is_plain = self.sampler.is_greedy and not self._few and processor is None and grammar is None
 
     def guess(self, room, costs, others):

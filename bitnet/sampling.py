@@ -46,6 +46,8 @@ class Sampler:
     vocab_size : int
     seed : int
         Of the drawing: that of `config`, or the fresh one that was taken instead.
+    leaders : int
+        How many of the largest logits decide, with those that equal the last of them; 0 where all may.
 
     Notes
     -----
@@ -76,6 +78,8 @@ class Sampler:
         self._penalizes = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty) != (1, 0, 0)
         self._adjusts = self._penalizes or bool(config.logit_bias) or config.no_repeat_ngram_size > 0
         self.is_greedy = not (config.do_sample or self._adjusts or config.logprobs is not None)
+        looks_at_all = self._adjusts or config.logprobs is not None
+        self.leaders = 0 if looks_at_all else (config.top_k or 0) if config.do_sample else 1
         self._history: History | None = None
         self._known = 0  # tokens of the history
 

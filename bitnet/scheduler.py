@@ -59,7 +59,8 @@ class Scheduler(Driving):
 
     def _begin(self):
         self._begin_driving()
-        self._arrivals, self._waiting = deque(), []  # by priority, then by time
+        # By priority, then by time. Others than the driver read both, so both change with `_entrance` held.
+        self._arrivals, self._waiting = deque(), []
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
         self._guesses = False  # whether somebody does who guesses
@@ -116,7 +117,9 @@ class Scheduler(Driving):
         self.cancel([*self._running, *self._waiting_requests()], error)
 
     def _waiting_requests(self):
-        return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
+        with self._entrance:
+            arrivals, waiting = self._arrivals.copy(), self._waiting.copy()
+        return [*arrivals, *(entry[-1] for entry in waiting)]
 
     def look_up(self, ids, see):
         """Find the pages of a text that was read before, and show them to a function while nobody changes them.
@@ -217,17 +220,19 @@ class Scheduler(Driving):
     def _arrange(self):
         """Let requests in and out, and see who has how much to do."""
         self._is_changed = False
-        while self._arrivals:
-            request = self._arrivals[0]
-            heapq.heappush(self._waiting, (*request.order(), request))
-            self._arrivals.popleft()
+        if self._arrivals:
+            with self._entrance:
+                while self._arrivals:
+                    self._wait(self._arrivals.popleft())
         for request in [*self._running, *(entry[-1] for entry in self._waiting)]:
             if not request.has_ended and (request.is_cancelled or request.is_late):
                 reason = "cancelled" if request.is_cancelled else "timeout"
                 self._end(request, reason, request.error)
         if any(entry[-1].has_ended for entry in self._waiting):
-            self._waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
-            heapq.heapify(self._waiting)
+            waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
+            heapq.heapify(waiting)
+            with self._entrance:
+                self._waiting = waiting
         running, active = [], []
         for request in self._running:
             if not request.has_ended:
@@ -240,7 +245,8 @@ class Scheduler(Driving):
             request = self._waiting[0][-1]
             if active and (self._is_short or self.cache.available < -(-request.count // PAGE_TOKENS) + 1):
                 break  # those that run will end
-            entry = heapq.heappop(self._waiting)
+            with self._entrance:
+                entry = heapq.heappop(self._waiting)
             request.is_stalled = request.unread >= MAX_UNREAD
             if request.is_stalled:
                 stalled.append(entry)
@@ -251,8 +257,10 @@ class Scheduler(Driving):
         for request in running:
             if request.sequence.length >= request.count:  # its last token was computed, and something came between
                 request.sequence.rewind(request.count - 1)
-        for entry in stalled:
-            heapq.heappush(self._waiting, entry)
+        if stalled:
+            with self._entrance:
+                for entry in stalled:
+                    heapq.heappush(self._waiting, entry)
         self._running = running
         self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
         self._guesses = any(one.lookup is not None for one in self._decoding)
@@ -261,6 +269,9 @@ class Scheduler(Driving):
         self._parts = []
         deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
         self._deadline = min(deadlines, default=None)
+
+    def _wait(self, request):
+        heapq.heappush(self._waiting, (*request.order(), request))
 
     def _gather(self):
         """Fill the batch; False where pages are missing, for which somebody had to pause."""
@@ -279,7 +290,7 @@ class Scheduler(Driving):
                 if length >= sequence.room or sequence.may_write_shared:
                     self._short = request
                     sequence.reserve(length + 1)
-                batch.add_token(sequence.pages, length, request.ids[length])
+                batch.add_token(sequence.pages, length, request.ids[length], request.leaders)
             if self._reading:
                 self._parts = self._parts if self._guesses else [(request, 1, 1) for request in decoding]
                 self._gather_prompts(len(self._parts))
@@ -305,7 +316,7 @@ class Scheduler(Driving):
             if length + guesses >= sequence.room or sequence.may_write_shared:
                 self._short = request
                 sequence.reserve(length + 1 + guesses)
-            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses)
+            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses, request.leaders)
             self._parts.append((request, 1 + guesses, 1 + guesses))
 
     def _gather_prompts(self, decoding):
@@ -338,7 +349,7 @@ class Scheduler(Driving):
                 self._short = request
                 sequence.reserve(at + count)
                 outputs = count if request.all_logits else int(count == request.left)
-                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
+                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs, request.leaders)
                 self._parts.append((request, count, outputs))
 
     def _make_room(self, request, error):
@@ -354,7 +365,8 @@ class Scheduler(Driving):
             self.pauses += 1
             self._is_short = True
             self._running.remove(victim)
-            heapq.heappush(self._waiting, (*victim.order(), victim))
+            with self._entrance:
+                self._wait(victim)
         self._is_changed = True
 
     def _run_one_by_one(self, error):
@@ -437,8 +449,9 @@ class Scheduler(Driving):
 
     def renew(self):
         """Begin in a child process: other threads are not there, and what they held stays locked."""
-        was_driven, requests = self._driving.locked(), [*self._running, *self._waiting_requests()]
+        was_driven = self._driving.locked()
         arrivals, waiting, running = self._arrivals, self._waiting, self._running
+        requests = [*running, *arrivals, *(entry[-1] for entry in waiting)]
         self._turn.renew()
         self._begin()
         self._is_changed = True

@@ -46,11 +46,14 @@ ARROWS = {
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
     "_core.builder": "errors _core.fusion",
-    "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
-    "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
+    "_core.head_job": "",
+    "_core.screening": "_core.head_job _core.threads",
+    "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
+    "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",
     "_core.counting": "",
-    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
-    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
+    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.head_job "
+                     "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -127,8 +130,8 @@ OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "sa
             *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",
-             "quant_kernel.h", "target.h"}  # fmt: skip
+CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h",
+             "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"

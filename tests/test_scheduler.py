@@ -405,3 +405,36 @@ def test_a_younger_request_does_not_make_an_older_one_pause(model):
         assert old._request.sequence is None
         assert [piece.token for piece in young] == alone(model, [6], long).tokens
         assert rest == alone(model, [5] * 60, GenerationConfig(max_new_tokens=60, eos_token_id=())).tokens[1:]
+
+
+# ---- of the head only what is looked at
+
+
+@pytest.mark.parametrize("ways", [
+    [{}], [{"do_sample": True, "top_k": 5, "temperature": 1.5}],
+    [{}, {"do_sample": True, "top_k": 40, "top_p": 0.9, "min_p": 0.01}, {"do_sample": True, "top_k": 1}],
+    [{}, {"do_sample": True}],  # one that may choose any token, so all logits are computed
+], ids=["greedy", "top-k", "mixed", "all"])  # fmt: skip
+def test_a_head_that_leaves_out_what_nobody_looks_at_gives_the_same_answers(ways):
+    with bitnet.load(num_threads=2) as loaded:
+        model, engine = loaded.model, loaded.engine
+        made = [GenerationConfig(max_new_tokens=20, eos_token_id=(), repetition_penalty=1.0, seed=number, **way)
+                for number, way in enumerate(ways * 8)][:8]  # fmt: skip
+        asked = [model.encode(f"Once there was a {word}") for word in
+                 ("cat", "dog", "bird", "frog", "girl", "boy", "tree", "king")]  # fmt: skip
+        alone = [engine.generate(model, one, config).tokens for one, config in zip(asked, made, strict=True)]
+        table = model.program.operations[-1]["table"]
+        assert table.reach is None  # alone nothing is left out
+        threads, found = [], {}
+        for number, (one, config) in enumerate(zip(asked, made, strict=True)):
+            def ask(number=number, one=one, config=config):
+                found[number] = engine.generate(model, one, config).tokens
+            threads.append(threading.Thread(target=ask))
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert [found[number] for number in range(8)] == alone
+        many = engine.generate(model, asked, made[0])
+        assert many[0].tokens == alone[0]
+        assert table.reach is not None

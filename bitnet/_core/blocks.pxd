@@ -37,7 +37,8 @@ cdef class Pool:
     cdef void exchange(self, Block one, Block other) noexcept
     cdef int tag_of(self, Block block) noexcept
     cdef Py_ssize_t alignment_of(self, Block block) noexcept
-    cdef void note(self, Block block, uint64_t number, bint has_clock) noexcept
+    cdef void note(self, Block block, frames, bint has_clock) noexcept
+    cdef uint64_t last_number(self) noexcept
     cdef list noted(self, uint64_t first, uint64_t last)
     cdef bint owns(self, Block block) noexcept
     cdef Reading read(self) noexcept

@@ -36,7 +36,9 @@ typedef struct bitnet_pool {
     _Atomic int64_t bytes, peak, limit, failed, large_allocated, large_freed, large_bytes;
     _Atomic int64_t large_by_log2[64]; /* live ones, of more than 2^(i - 1) and at most 2^i bytes */
     _Atomic int64_t references; /* the owner and each block */
-    bitnet_node live;           /* the blocks of Python objects; guarded by the GIL */
+    pthread_mutex_t live_lock;  /* guards `live`, and what is in its nodes; taken alone */
+    bitnet_node live;           /* the blocks of Python objects, by their numbers */
+    _Atomic uint64_t tracked;   /* the number of the last of them */
     bitnet_tag tags[BITNET_TAGS];
     bitnet_class slots[BITNET_CLASSES];
 } bitnet_pool;
@@ -111,6 +113,7 @@ static bitnet_pool *bitnet_new_pool(size_t threshold, int64_t limit, int wants_h
     atomic_store(&pool->references, 1);
     bitnet_set_up_classes(pool);
     pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->live_lock, NULL);
     pthread_mutex_lock(&bitnet_pools_lock);
     pool->next = bitnet_pools;
     if (bitnet_pools != NULL) bitnet_pools->previous = pool;
@@ -143,6 +146,7 @@ static void bitnet_release_pool(bitnet_pool *pool) {
     pthread_mutex_unlock(&bitnet_pools_lock);
     bitnet_empty_pool(pool);
     pthread_mutex_destroy(&pool->lock);
+    pthread_mutex_destroy(&pool->live_lock);
     free(pool);
 }
 
@@ -347,18 +351,30 @@ static int bitnet_resize_in_place(bitnet_block *block, size_t size, int may_wast
 
 /* ---- what is tracked, and when ---- */
 
-static void bitnet_track(bitnet_pool *pool, bitnet_node *node) {
+/* Returns the block's number, in the order of allocation. */
+static uint64_t bitnet_track(bitnet_pool *pool, bitnet_node *node) {
+    pthread_mutex_lock(&pool->live_lock);
     node->previous = pool->live.previous;
     node->next = &pool->live;
     node->previous->next = node;
     pool->live.previous = node;
+    const uint64_t number = atomic_fetch_add(&pool->tracked, 1) + 1;
+    pthread_mutex_unlock(&pool->live_lock);
+    return number;
 }
 
-static void bitnet_untrack(bitnet_node *node) {
+static void bitnet_untrack(bitnet_pool *pool, bitnet_node *node) {
+    pthread_mutex_lock(&pool->live_lock);
     node->previous->next = node->next;
     node->next->previous = node->previous;
     node->next = NULL;
+    pthread_mutex_unlock(&pool->live_lock);
 }
+
+/* What nobody may change meanwhile: no Python, and no other lock, until `bitnet_unlock_live`. */
+static void bitnet_lock_live(bitnet_pool *pool) { pthread_mutex_lock(&pool->live_lock); }
+
+static void bitnet_unlock_live(bitnet_pool *pool) { pthread_mutex_unlock(&pool->live_lock); }
 
 /* Nanoseconds of a clock that is read within a few of them, and moves every few milliseconds. */
 static int64_t bitnet_coarse_ns(void) {
@@ -408,16 +424,25 @@ static int64_t bitnet_reserved(bitnet_pool *pool) {
 
 static void bitnet_before_fork(void) {
     pthread_mutex_lock(&bitnet_pools_lock);
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_lock(&pool->lock);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_mutex_lock(&pool->live_lock);
+    }
 }
 
 static void bitnet_after_fork_in_parent(void) {
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_unlock(&pool->lock);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_unlock(&pool->live_lock);
+        pthread_mutex_unlock(&pool->lock);
+    }
     pthread_mutex_unlock(&bitnet_pools_lock);
 }
 
 static void bitnet_after_fork_in_child(void) {
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_init(&pool->lock, NULL);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_init(&pool->lock, NULL);
+        pthread_mutex_init(&pool->live_lock, NULL);
+    }
     pthread_mutex_init(&bitnet_pools_lock, NULL);
 }
 

@@ -13,6 +13,7 @@ import datetime
 import operator
 import os
 import sys
+import threading
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
@@ -71,7 +72,6 @@ cdef class HybridMemoryPool(Pool):
     cdef int _level                # the highest of what is set and of what trackers at work want
     cdef int _level_set
     cdef list _levels              # of each tracker at work
-    cdef uint64_t _number          # of the last block
     cdef object _callbacks         # None while there are none
     cdef public int64_t _fails_in  # allocations until one is made to fail, or -1
     cdef object __weakref__
@@ -196,20 +196,21 @@ cdef class HybridMemoryPool(Pool):
         """
         cdef Py_ssize_t size = _size(nbytes, "a resized block")
         cdef Block other
-        self._check_resizable(handle)
-        if size >= 0 and self.resize_in_place(handle, size, False):
-            return
-        other = Block.__new__(Block)
-        try:
-            self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
-        except MemoryError:
+        with cython.critical_section(handle):
             self._check_resizable(handle)
-            if 0 <= size <= handle.nbytes and self.resize_in_place(handle, size, True):
+            if size >= 0 and self.resize_in_place(handle, size, False):
                 return
-            raise
-        self._check_resizable(handle)  # again: callbacks have run, and other threads
-        memcpy(other.data, handle.data, min(handle.nbytes, size))
-        self.exchange(handle, other)
+            other = Block.__new__(Block)
+            try:
+                self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
+            except MemoryError:
+                self._check_resizable(handle)
+                if 0 <= size <= handle.nbytes and self.resize_in_place(handle, size, True):
+                    return
+                raise
+            self._check_resizable(handle)  # again: callbacks have run, and other threads
+            memcpy(other.data, handle.data, min(handle.nbytes, size))
+            self.exchange(handle, other)
 
     cdef int _check_resizable(self, MemoryHandle handle) except -1:
         handle.check("resize")
@@ -232,10 +233,7 @@ cdef class HybridMemoryPool(Pool):
             status = self._insist(block, nbytes, alignment, zero, tag, status)
             if status != DONE:
                 self._fail(nbytes, what, status == BEYOND_LIMIT)
-        self._number += 1
-        self.note(block, self._number, self._level > 0)
-        if self._level > 1:
-            block.frames = _frames()
+        self.note(block, _frames() if self._level > 1 else None, self._level > 0)
         if self._callbacks is not None:
             self._callbacks.look(self.used(), self.get_limit(), self.reserved())
         return 0
@@ -243,9 +241,12 @@ cdef class HybridMemoryPool(Pool):
     cdef int _tag_number(self, str tag) except -1:
         number = self._tags.get(tag)
         if number is None:
-            if len(self._tags) == TAGS:
-                return 1
-            number = self._tags[tag] = len(self._tags)
+            with cython.critical_section(self):  # or two new tags might have one number
+                number = self._tags.get(tag)
+                if number is None:
+                    if len(self._tags) == TAGS:
+                        return 1
+                    number = self._tags[tag] = len(self._tags)
         return number
 
     # ---- when memory runs out
@@ -348,14 +349,16 @@ cdef class HybridMemoryPool(Pool):
         return AllocationTracker(self, tracebacks)
 
     def _begin_tracking(self, int level):
-        self._levels.append(level)
-        self._choose_level()
-        return self._number
+        with cython.critical_section(self):
+            self._levels.append(level)
+            self._choose_level()
+        return self.last_number()
 
     def _end_tracking(self, int level):
-        self._levels.remove(level)  # trackers may end in any order
-        self._choose_level()
-        return self._number
+        with cython.critical_section(self):
+            self._levels.remove(level)  # trackers may end in any order
+            self._choose_level()
+        return self.last_number()
 
     def leaks(self, first=0, last=None):
         """List the live blocks, the oldest first.
@@ -371,9 +374,8 @@ cdef class HybridMemoryPool(Pool):
         """
         names = {number: tag for tag, number in self._tags.items()}
         return LeakReport(tuple([
-            Leak((<Block>block).nbytes, seconds if seconds >= 0 else None, names[tag],
-                 () if (<Block>block).frames is None else written_frames((<Block>block).frames))
-            for block, seconds, tag in self.noted(first, self._number if last is None else last)
+            Leak(size, seconds if seconds >= 0 else None, names[tag], () if frames is None else written_frames(frames))
+            for size, seconds, tag, frames in self.noted(first, self.last_number() if last is None else last)
         ]))
 
     def trim(self):
@@ -427,11 +429,14 @@ def _level_of(word):
 
 
 cdef HybridMemoryPool _process_pool = None
+_beginning = threading.RLock()
 
 
 cdef HybridMemoryPool _instance():
     global _process_pool
-    if _process_pool is None:
+    with _beginning:
+        if _process_pool is not None:
+            return _process_pool
         asked = os.environ.get("BITNET_MEMORY_PROFILING", "")
         level = {"": "off", "0": "off", "1": "tracebacks"}.get(asked, asked)
         if level not in LEVELS:

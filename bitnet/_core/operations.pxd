@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, uint8_t, uintptr_t
 
-from bitnet._core.head cimport HeadJob
+from bitnet._core.head_job cimport HeadJob
 from bitnet._core.matmul cimport Job
 from bitnet._core.ops cimport bitnet_ops
 
@@ -66,6 +66,7 @@ cdef struct Run:
     const int32_t *outputs         # tokens whose logits are wanted
     Py_ssize_t n_outputs
     float *logits                  # (n_outputs, vocabulary)
+    const int32_t *leaders         # of an int8 head: how many of the largest are wanted of each; NULL: all
     Py_ssize_t rows_per_unit
     Py_ssize_t capacity
     int failed

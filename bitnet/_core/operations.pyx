@@ -200,7 +200,7 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         run(_dense, r, (o.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
     elif r.n_outputs and o.dtype == OPS_INT8:
         o.head.x, o.head.x_stride, o.head.picked, o.head.tokens = _source(r, 0), o.source_width, r.outputs, r.n_outputs
-        o.head.y = r.logits
+        o.head.y, o.head.leaders = r.logits, r.leaders
         return multiply_rows(&o.head, job_scratch, threads)
     elif r.n_outputs:
         r.rows_per_unit = max(<Py_ssize_t>16, o.rows // (16 * threads))

@@ -19,7 +19,8 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
 from bitnet._core.gemm cimport gemm_scratch_bytes
-from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head_job cimport HEAD_TILE_BYTES
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
@@ -48,7 +49,8 @@ DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT
 _NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
 
 
-cdef tuple _recorders = ()
+# Never bound anew: without a GIL a list guards what is in it, but nothing guards a name.
+cdef list _recorders = []
 
 
 def add_recorder(function):
@@ -61,8 +63,7 @@ def add_recorder(function):
         checks before, each operation, the look at the logits), the numbers of tokens, of outputs, of positions attended
         to, of positions that were read, and of threads, and a dict: the two numbers of positions within each window.
     """
-    global _recorders
-    _recorders = (*_recorders, function)
+    _recorders.append(function)
 
 
 def remove_recorder(function):
@@ -72,8 +73,8 @@ def remove_recorder(function):
     ----------
     function : callable
     """
-    global _recorders
-    _recorders = tuple([one for one in _recorders if one != function])
+    if function in _recorders:
+        _recorders.remove(function)
 
 
 cdef inline int64_t _now_ns() noexcept nogil:
@@ -217,6 +218,20 @@ cdef class Program:
                 macs[i] = op.rows * op.source_width * outputs
         return nbytes, macs
 
+    cdef bint screens(self, int threads) except? False:
+        """Whether its head can leave out what no one will look at; makes it ready."""
+        cdef Operation *op = &self._operations[self._count - 1]
+        cdef Int8Rows table
+        cdef const float[::1] reach
+        if op.kind != HEAD or op.dtype != OPS_INT8:
+            return False
+        table = self.operations[self._count - 1]["table"]
+        if op.head.reach == NULL:
+            table.measure(threads)
+            reach = table.reach
+            op.head.reach = &reach[0]
+        return True
+
     def _rotation(self, theta, config):
         """Cosines and sines of the angles by which positions are rotated, (context, head_dim / 2)."""
         if theta not in self._angles:
@@ -338,7 +353,7 @@ cdef class Execution:
         if len(pages) == 0 or is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
             refuse(ids, positions, sequences, rooms, outputs, program.vocab_size)
         r.pages = <const uintptr_t *const *>&page_view[0]
-        r.logits = &logits_view[0, 0] if r.n_outputs else NULL
+        r.logits, r.leaders = &logits_view[0, 0] if r.n_outputs else NULL, NULL
         if not self._do(&r, thread_count(num_threads), logits, entered):
             return None
         if not np.isfinite(logits.sum(dtype=np.float64)):
@@ -369,12 +384,14 @@ cdef class Execution:
             raise ShapeError.mismatch("logits", (batch.outputs, self.program.vocab_size),
                                       (batch.outputs, batch.vocab_size))
         batch.fill(&r, self.program._shape.context)
+        if r.leaders != NULL and (self.observer is not None or not self.program.screens(thread_count(num_threads))):
+            r.leaders = NULL
         self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
 
     cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
         """Run what a `Run` describes; False where the observer ended it. With recorders the run was `entered` then."""
         cdef Program program = self.program
-        cdef tuple recorders = _recorders
+        cdef list recorders = _recorders.copy() if entered else None
         cdef int64_t[::1] times_view
         cdef int64_t *times = NULL
         cdef int64_t began = 0, ended = 0

@@ -6,8 +6,7 @@
  *   vpmaddubsw builds the tables: (input + 128) x weight, pairs summed to i16
  *
  * On Zen 4 vpermw and vpaddw run beside vpdpbusd: registers only, 232 G multiply-accumulates a second of vpdpbusd alone,
- * 272 of the other two alone, 337 of both together. Two triples share a word of the indices, the second one in its upper
- * byte; the words of two panels alternate, so that the halves of an i32 lane are a row of each.
+ * 272 of the other two alone, 337 of both together. gemm_expand_avx512vnni.h says how indices lie.
  *
  * Related: T-MAC (arXiv:2407.00088) and bitnet.cpp look sums of pairs and triples up by byte shuffles on AVX2. */
 #ifndef BITNET_GEMM_AVX512VNNI_H
@@ -17,39 +16,6 @@
 
 #if BITNET_X86 && BITNET_HAS_ASM
 BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-
-BITNET_INLINE __m512i gemm_group_avx512vnni(const uint8_t *groups, ptrdiff_t step, int group) {
-    return _mm512_load_si512(groups + (step * GEMM_GROUPS + group) * GEMM_GROUP_BYTES);
-}
-
-/* Byte 4 r + j: the index of row r's triple j, c0 + 3 c1 + 9 c2. */
-BITNET_INLINE __m512i gemm_triples_avx512vnni(const uint8_t *groups, ptrdiff_t step) {
-    const __m512i c0_u8x64 = gemm_group_avx512vnni(groups, step, 2), c1_u8x64 = gemm_group_avx512vnni(groups, step, 3);
-    const __m512i c2_u8x64 = gemm_group_avx512vnni(groups, step, 4);
-    const __m512i thrice_u8x64 = _mm512_add_epi8(c1_u8x64, _mm512_add_epi8(c1_u8x64, c1_u8x64));
-    /* Codes are 2 at most: shifted by 3 they stay in their bytes. */
-    const __m512i nine_u8x64 = _mm512_add_epi8(c2_u8x64, _mm512_slli_epi16(c2_u8x64, 3));
-    return _mm512_add_epi8(c0_u8x64, _mm512_add_epi8(thrice_u8x64, nine_u8x64));
-}
-
-BITNET_KERNEL void gemm_expand_avx512vnni(const uint8_t *groups, ptrdiff_t steps, uint8_t *weights) {
-    for (ptrdiff_t step = 0; step < steps; step++, weights += GEMM_WEIGHT_BYTES) {
-        __m512i triples_u8x64[GEMM_PANELS];
-        for (int p = 0; p < GEMM_PANELS; p++) {
-            const uint8_t *panel = groups + p * GEMM_CHUNK_GROUP_BYTES;
-            _mm512_store_si512(weights + 64 * p, gemm_group_avx512vnni(panel, step, 0));
-            _mm512_store_si512(weights + 256 + 64 * p, gemm_group_avx512vnni(panel, step, 1));
-            triples_u8x64[p] = gemm_triples_avx512vnni(panel, step);
-        }
-        for (int pair = 0; pair < 2; pair++) {
-            const __m512i a = triples_u8x64[2 * pair], b = triples_u8x64[2 * pair + 1];
-            const __mmask32 odd = 0xaaaaaaaa;
-            _mm512_store_si512(weights + 512 + 64 * pair, _mm512_mask_blend_epi16(odd, a, _mm512_slli_epi32(b, 16)));
-            _mm512_store_si512(weights + 640 + 64 * pair, _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(a, 16), b));
-        }
-    }
-    _mm256_zeroupper();
-}
 
 /* Weights of the 27 triples as bytes: (d0, d1), and (d2, -d0 - d1 - d2), which takes away the 128 that inputs come with:
  * its input is 128. */
@@ -137,7 +103,8 @@ BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, 
 #define GEMM_CLEAR_4(a, b, c, d) GEMM_CLEAR(a) GEMM_CLEAR(b) GEMM_CLEAR(c) GEMM_CLEAR(d)
 
 BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps,
-                                            int32_t *const *before, int32_t *const *y) {
+                                            int32_t *const *before, int32_t *const *y, const uint8_t *next,
+                                            ptrdiff_t next_stride) {
     BITNET_ASSERT((uintptr_t)weights % 64 == 0 && (uintptr_t)inputs % 64 == 0 && steps > 0 && steps <= GEMM_STEPS);
     const uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     BITNET_ASM(
@@ -146,11 +113,13 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_CLEAR_4("20", "21", "22", "23") GEMM_CLEAR_4("24", "25", "26", "27") GEMM_CLEAR_4("28", "29", "30", "31")
         ".p2align 5\n"
         "1:\n\t"
+        "prefetcht1 (%[next])\n\tprefetcht1 (%[next],%[stride])\n\t"
         GEMM_DOTS("0", "64", "128", "192", "0", "4", "8", "12")
         GEMM_TRIPLES("512", "576")
         GEMM_LOOK_UPS("0", "64", "128", "192")
         GEMM_NEXT_TRIPLES
         GEMM_LOOK_UPS("256", "320", "384", "448")
+        "addq $64, %[next]\n\t"
         GEMM_DOTS("256", "320", "384", "448", "16", "20", "24", "28")
         GEMM_TRIPLES("640", "704")
         GEMM_LOOK_UPS("512", "576", "640", "704")
@@ -160,8 +129,8 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_OUT("0", "24", "25", "8", "9", "10", "11") GEMM_OUT("8", "26", "27", "12", "13", "14", "15")
         GEMM_OUT("16", "28", "29", "16", "17", "18", "19") GEMM_OUT("24", "30", "31", "20", "21", "22", "23")
         "vzeroupper"
-        : [w] "+r"(weights), [x] "+r"(inputs), [d] "+r"(dots), [n] "+r"(steps)
-        : [before] "r"(before), [y] "r"(y)
+        : [w] "+r"(weights), [x] "+r"(inputs), [d] "+r"(dots), [n] "+r"(steps), [next] "+r"(next)
+        : [stride] "r"(next_stride), [before] "r"(before), [y] "r"(y)
         : "memory", "cc", "rax", "rcx", "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
           "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
           "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31");

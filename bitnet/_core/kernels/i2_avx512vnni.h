@@ -10,6 +10,7 @@
 #ifndef BITNET_I2_AVX512VNNI_H
 #define BITNET_I2_AVX512VNNI_H
 
+#include "gemm_expand_avx512vnni.h"
 #include "kernel.h"
 
 #if BITNET_X86
@@ -77,16 +78,25 @@ BITNET_KERNEL void i2_panel_avx512vnni(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
-BITNET_KERNEL void i2_groups_avx512vnni(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups) {
-    BITNET_ASSERT_PANEL(w, tiles, 1);
-    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
-    for (ptrdiff_t tile = 0; tile < tiles; tile++, w += BITNET_TILE_BYTES, groups += 256) {
-        const __m512i packed_u8x64 = _mm512_load_si512(w);
-        _mm512_store_si512(groups, _mm512_and_si512(packed_u8x64, ones_u8x64));
-        _mm512_store_si512(groups + 64, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 2), ones_u8x64));
-        _mm512_store_si512(groups + 128, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 4), ones_u8x64));
-        _mm512_store_si512(groups + 192, _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 6), ones_u8x64));
+/* The codes of the five groups from `first` on. */
+BITNET_INLINE void i2_groups_avx512vnni(const uint8_t *w, const int first, __m512i groups_u8x64[GEMM_GROUPS]) {
+    for (int g = 0; g < GEMM_GROUPS; g++) {
+        const __m512i tile_u8x64 = _mm512_load_si512(w + (first + g) / 4 * BITNET_TILE_BYTES);
+        groups_u8x64[g] = _mm512_and_si512(_mm512_srli_epi16(tile_u8x64, 2 * ((first + g) % 4)), _mm512_set1_epi8(0x03));
     }
+}
+
+/* Four steps are five tiles. */
+BITNET_KERNEL void i2_expand_avx512vnni(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights) {
+    BITNET_ASSERT_EXPAND(w, panel_bytes, steps);
+    for (ptrdiff_t step = 0; step < steps; step += 4, w += 5 * BITNET_TILE_BYTES, weights += 4 * GEMM_WEIGHT_BYTES)
+        for (int pair = 0; pair < 2; pair++)
+            for (int s = 0; s < 4; s++) {
+                __m512i a_u8x64[GEMM_GROUPS], b_u8x64[GEMM_GROUPS];
+                i2_groups_avx512vnni(w + 2 * pair * panel_bytes, GEMM_GROUPS * s, a_u8x64);
+                i2_groups_avx512vnni(w + (2 * pair + 1) * panel_bytes, GEMM_GROUPS * s, b_u8x64);
+                gemm_store_avx512vnni(weights + s * GEMM_WEIGHT_BYTES, pair, a_u8x64, b_u8x64);
+            }
     _mm256_zeroupper();
 }
 

@@ -11,6 +11,7 @@
 #ifndef BITNET_T5_AVX512VBMI_H
 #define BITNET_T5_AVX512VBMI_H
 
+#include "gemm_expand_avx512vnni.h"
 #include "kernel.h"
 #include "t5_codes.h"
 
@@ -96,18 +97,27 @@ BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
-BITNET_KERNEL void t5_groups_avx512vbmi(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups) {
-    BITNET_ASSERT_PANEL(w, tiles, 1);
+/* The codes of a tile's five groups, each in its own byte. */
+BITNET_INLINE void t5_groups_avx512vbmi(const uint8_t *w, __m512i groups_u8x64[GEMM_GROUPS]) {
     const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
-    for (ptrdiff_t tile = 0; tile < tiles; tile++, w += BITNET_TILE_BYTES, groups += 320) {
-        __m512i first_u8x64, others_u8x64;
-        t5_codes_avx512vbmi(w, &first_u8x64, &others_u8x64);
-        _mm512_store_si512(groups, first_u8x64);
-        _mm512_store_si512(groups + 64, _mm512_and_si512(others_u8x64, ones_u8x64));
-        _mm512_store_si512(groups + 128, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64));
-        _mm512_store_si512(groups + 192, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64));
-        _mm512_store_si512(groups + 256, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64));
-    }
+    __m512i others_u8x64;
+    t5_codes_avx512vbmi(w, &groups_u8x64[0], &others_u8x64);
+    groups_u8x64[1] = _mm512_and_si512(others_u8x64, ones_u8x64);
+    groups_u8x64[2] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64);
+    groups_u8x64[3] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64);
+    groups_u8x64[4] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64);
+}
+
+/* A step is a tile. */
+BITNET_KERNEL void t5_expand_avx512vbmi(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights) {
+    BITNET_ASSERT_EXPAND(w, panel_bytes, steps);
+    for (ptrdiff_t step = 0; step < steps; step++, w += BITNET_TILE_BYTES, weights += GEMM_WEIGHT_BYTES)
+        for (int pair = 0; pair < 2; pair++) {
+            __m512i a_u8x64[GEMM_GROUPS], b_u8x64[GEMM_GROUPS];
+            t5_groups_avx512vbmi(w + 2 * pair * panel_bytes, a_u8x64);
+            t5_groups_avx512vbmi(w + (2 * pair + 1) * panel_bytes, b_u8x64);
+            gemm_store_avx512vnni(weights, pair, a_u8x64, b_u8x64);
+        }
     _mm256_zeroupper();
 }
 
