@@ -13,8 +13,9 @@ import ctypes
 import dataclasses
 
 from bitnet._core.blocks import MemoryHandle
-from bitnet._core.memory import AllocationTracker, HybridMemoryPool
+from bitnet._core.memory import HybridMemoryPool
 from bitnet._core.reports import BlockStats, Leak, LeakReport, MemoryPressure, MemoryStats, TagStats, system_memory
+from bitnet._core.tracking import AllocationTracker
 from bitnet._errors import bytes_text
 from bitnet.config import MemoryPoolConfig
 

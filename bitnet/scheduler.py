@@ -4,7 +4,6 @@
 flags and in the queue of arrivals, and raises `_is_changed`.
 """
 
-import contextlib
 import heapq
 import itertools
 import os
@@ -438,9 +437,12 @@ class Scheduler(Driving):
     def _end(self, request, reason=None, error=None):
         """End a request, or take back what an ended one has."""
         if not request.has_ended:
-            if isinstance(error, BitNetError) and reason == "error":
-                with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
-                    raise error
+            if reason == "error":
+                try:
+                    with ErrorContext.during("run", **self._where):
+                        raise error
+                except Exception as told:
+                    error = told
             request.end(reason, error)
         if request.sequence is not None:
             request.sequence.close(None if error is not None else request.ids)

@@ -27,7 +27,8 @@ ARROWS = {
     "_core.reports": "_errors",
     "_core.pressure": "errors _core.reports",
     "_core.blocks": "errors _core.reports",
-    "_core.memory": "errors _core.blocks _core.pressure _core.reports",
+    "_core.tracking": "_core.reports",
+    "_core.memory": "errors _core.blocks _core.pressure _core.reports _core.tracking",
     "_core.threads": "errors",
     "_core.arrays": "errors",
     "_core.quant": "errors _core.cpu _core.threads _core.arrays",
@@ -73,7 +74,7 @@ ARROWS = {
     "tuning": "errors _core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
-    "memory": "_errors config _core.blocks _core.memory _core.reports",
+    "memory": "_errors config _core.blocks _core.memory _core.reports _core.tracking",
     "debugging": "errors memory _core.program",
     "profiling": "errors machine _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",

@@ -63,7 +63,7 @@ cdef extern from "memory.h":
     int bitnet_allocate(bitnet_pool *pool, size_t size, size_t alignment, int tag, int is_zeroed,
                         bitnet_block *block) noexcept nogil
     void bitnet_free(bitnet_block *block) noexcept nogil
-    int bitnet_resize_in_place(bitnet_block *block, size_t size) noexcept nogil
+    int bitnet_resize_in_place(bitnet_block *block, size_t size, int may_waste) noexcept nogil
     ptrdiff_t bitnet_damaged_guard(const bitnet_block *block) noexcept nogil
     uint64_t bitnet_track(bitnet_pool *pool, bitnet_node *node) noexcept nogil
     void bitnet_untrack(bitnet_pool *pool, bitnet_node *node) noexcept nogil
@@ -71,6 +71,7 @@ cdef extern from "memory.h":
     void bitnet_unlock_live(bitnet_pool *pool) noexcept nogil
     int64_t bitnet_coarse_ns() noexcept nogil
     void bitnet_read_pool(bitnet_pool *pool, bitnet_reading *reading) noexcept nogil
+    int64_t bitnet_reserved(bitnet_pool *pool) noexcept nogil
     int bitnet_prepare_fork() noexcept nogil
 
 if bitnet_prepare_fork() != 0:
@@ -132,7 +133,7 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         with cython.critical_section(self):
-            if self._is_freed:
+            if self._is_freed or self.data == NULL:
                 raise MemoryError.freed("read", self.nbytes)
             PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
             self._views += 1
@@ -186,7 +187,7 @@ cdef class MemoryHandle(Block):
         return self._is_freed
 
     cdef int check(self, str action) except -1:
-        if self._is_freed:
+        if self._is_freed or self.data == NULL:  # or it was never given any: made by `__new__`
             raise MemoryError.freed(action, self.nbytes)
         return 0
 
@@ -222,9 +223,13 @@ cdef class MemoryHandle(Block):
         ------
         ShapeError
             If the block is too small for it.
+        ConfigurationError
+            If elements have no size, or are references to Python objects.
         """
         self.check("read")
         dtype = np.dtype(dtype)
+        if dtype.itemsize == 0 or dtype.hasobject:
+            raise ConfigurationError.value("MemoryHandle.numpy", "dtype", dtype, "of numbers, which have a size")
         if shape is None:
             count = self.nbytes // dtype.itemsize
             shape = (count,)
@@ -232,8 +237,10 @@ cdef class MemoryHandle(Block):
             shape = (shape,) if isinstance(shape, int) else tuple(shape)
             count = 1
             for n in shape:
+                if operator.index(n) < 0:
+                    raise ConfigurationError.value("MemoryHandle.numpy", "shape", shape, "of numbers from 0 on")
                 count *= operator.index(n)
-        if not 0 <= count * dtype.itemsize <= self.nbytes:
+        if count * dtype.itemsize > self.nbytes:
             raise ShapeError.too_large(f"the size of {shape} x {dtype}", count * dtype.itemsize, self.nbytes, "bytes")
         if count == 0:
             return np.empty(shape, dtype)
@@ -286,8 +293,8 @@ cdef class Pool:
             block.data, block.nbytes = state.block.data, nbytes
         return status
 
-    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes) noexcept:
-        if not bitnet_resize_in_place(&_state(block).block, nbytes):
+    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes, bint may_waste) noexcept:
+        if not bitnet_resize_in_place(&_state(block).block, nbytes, may_waste):
             return False
         block.nbytes = nbytes
         return True
@@ -369,6 +376,9 @@ cdef class Pool:
 
     cdef int64_t used(self) noexcept:
         return (<bitnet_pool *>self.pool).bytes
+
+    cdef int64_t reserved(self) noexcept:
+        return bitnet_reserved(<bitnet_pool *>self.pool)
 
     cdef int64_t get_limit(self) noexcept:
         return (<bitnet_pool *>self.pool).limit

@@ -221,11 +221,12 @@ static size_t bitnet_capacity(const bitnet_block *block) {
 /* Whether `size` more bytes stay within the limit; then they are counted. */
 static int bitnet_count_in(bitnet_pool *pool, int64_t size) {
     const int64_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
-    const int64_t bytes = atomic_fetch_add_explicit(&pool->bytes, size, memory_order_relaxed) + size;
-    if (limit > 0 && bytes > limit) {
-        atomic_fetch_sub_explicit(&pool->bytes, size, memory_order_relaxed);
-        return 0;
-    }
+    int64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+    do { /* never counted for a moment: another thread would be refused for it */
+        if (limit > 0 && size > limit - bytes) return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->bytes, &bytes, bytes + size, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    bytes += size;
     int64_t peak = atomic_load_explicit(&pool->peak, memory_order_relaxed);
     while (bytes > peak && !atomic_compare_exchange_weak_explicit(&pool->peak, &peak, bytes, memory_order_relaxed,
                                                                    memory_order_relaxed)) {}
@@ -324,12 +325,12 @@ static void bitnet_free(bitnet_block *block) {
     bitnet_release_pool(pool);
 }
 
-/* Changes the size of a block where it is, and says so; or leaves it, because the new size does not fit, would waste
- * more than half, or goes beyond the limit. */
-static int bitnet_resize_in_place(bitnet_block *block, size_t size) {
+/* Changes the size of a block where it is, and says so; or leaves it, because the new size does not fit, goes beyond the
+ * limit, or would waste more than half, unless it may. */
+static int bitnet_resize_in_place(bitnet_block *block, size_t size, int may_waste) {
     bitnet_pool *pool = block->pool;
     const size_t capacity = bitnet_capacity(block), taken = pool->has_guards ? size + BITNET_GUARD : size;
-    if (taken > capacity || size > SIZE_MAX / 4 || taken < capacity / 2) return 0;
+    if (taken > capacity || size > SIZE_MAX / 4 || (taken < capacity / 2 && !may_waste)) return 0;
     const int64_t more = (int64_t)size - (int64_t)block->size;
     if (more > 0 && !bitnet_count_in(pool, more)) return 0;
     if (more < 0) atomic_fetch_add_explicit(&pool->bytes, more, memory_order_relaxed);
@@ -409,6 +410,13 @@ static void bitnet_read_pool(bitnet_pool *pool, bitnet_reading *reading) {
     reading->reserved = (int64_t)pool->arenas.reserved;
     reading->huge = (int64_t)pool->arenas.huge;
     pthread_mutex_unlock(&pool->lock);
+}
+
+static int64_t bitnet_reserved(bitnet_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    const int64_t reserved = (int64_t)pool->arenas.reserved;
+    pthread_mutex_unlock(&pool->lock);
+    return reserved;
 }
 
 /* ---- fork: no lock may be held by a thread that the child lacks. The stacks are whole at any moment; a block that
