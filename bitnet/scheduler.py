@@ -210,13 +210,25 @@ class Scheduler(Driving):
             if self._is_changed:  # whoever cancels raises this before
                 return False
             try:
-                self.execution.step(self._batch, self._config.num_threads)
+                self.execution.step(self._batch, self._config.num_threads, self._time_left())
             except InferenceError as error:
                 if error.message.startswith("the run was cancelled"):
                     self._is_changed = True
                     return False
                 raise
         return True
+
+    def _time_left(self):
+        """In how many seconds the batch is late for the most part, as `cancel` has it; None for never."""
+        if self._deadline is None:
+            return None
+        tokens = 0
+        limited = [(one.deadline, count) for one, count, _ in self._parts if one.deadline is not None]
+        for deadline, count in sorted(limited):
+            tokens += count
+            if 2 * tokens > self._batch.tokens:
+                return max(deadline - time.perf_counter(), 0.0)
+        return None
 
     def _arrange(self):
         """Let requests in and out, and see who has how much to do."""
@@ -268,7 +280,8 @@ class Scheduler(Driving):
         decoding = set(self._decoding)
         self._reading = [one for one in active if one not in decoding]
         self._parts = []
-        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
+        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting))
+                     if one.deadline is not None]  # fmt: skip
         self._deadline = min(deadlines, default=None)
 
     def _wait(self, request):

@@ -3,6 +3,7 @@
 These run on any Python. Where there is no GIL (`tests/freethreaded.sh`) the threads really run at the same time.
 """
 
+import gc
 import os
 import sys
 import sysconfig
@@ -120,6 +121,7 @@ class Worker(threading.Thread):
 def test_many_threads_on_one_engine(model, settings):
     expected = works(model)
     pool = HybridMemoryPool.instance()
+    gc.collect()
     before = pool.get_stats().active
     with InferenceEngine(bitnet.EngineConfig(**EXACT, **settings)) as engine:
         until = time.monotonic() + SECONDS
@@ -133,6 +135,7 @@ def test_many_threads_on_one_engine(model, settings):
         assert all(worker.done for worker in workers)
         activity = engine.activity(model)
         assert (activity.waiting, activity.running, activity.kv_pages_used) == (0, 0, 0)
+    gc.collect()
     assert pool.get_stats().active == before
 
 

@@ -270,6 +270,7 @@ cdef class Execution:
     cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch
     cdef int _gemm_threads
     cdef int _is_cancelled
+    cdef int64_t _until_ns         # when a step is to be cancelled, or 0
     cdef public object observer
 
     def __init__(self, Program program not None, max_tokens):
@@ -360,7 +361,7 @@ cdef class Execution:
             raise InferenceError.not_finite(program.names[program._count - 1])
         return logits
 
-    def step(self, Batch batch not None, num_threads=None):
+    def step(self, Batch batch not None, num_threads=None, seconds=None):
         """Run the tokens of a batch, whose logits are there afterwards.
 
         It takes less time than `run`, which makes arrays. Whether the logits are finite is for `Batch.best` to say.
@@ -370,6 +371,8 @@ cdef class Execution:
         batch : Batch
             Not empty.
         num_threads : int, optional
+        seconds : float, optional
+            After which it is cancelled, as by `cancel`.
 
         Raises
         ------
@@ -386,7 +389,11 @@ cdef class Execution:
         batch.fill(&r, self.program._shape.context)
         if r.leaders != NULL and (self.observer is not None or not self.program.screens(thread_count(num_threads))):
             r.leaders = NULL
-        self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
+        self._until_ns = 0 if seconds is None else _now_ns() + <int64_t>(1e9 * min(<double>seconds, 1e9))
+        try:
+            self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
+        finally:
+            self._until_ns = 0
 
     cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
         """Run what a `Run` describes; False where the observer ended it. With recorders the run was `entered` then."""
@@ -446,9 +453,12 @@ cdef class Execution:
         cdef Operation op
         cdef uint8_t *job_scratch = self._job_scratch.data
         cdef int *is_cancelled = &self._is_cancelled
+        cdef int64_t until = self._until_ns
         cdef int64_t before = _now_ns() if times != NULL else 0, after
         with nogil:
             for i in range(first, last):
+                if until != 0 and _now_ns() >= until:
+                    raise_flag(is_cancelled)
                 if is_cancelled[0]:
                     return i
                 op = program._operations[i]
