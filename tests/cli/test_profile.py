@@ -1,5 +1,6 @@
 """``bitnet profile``, ``bitnet diagnose``, ``bitnet inspect --memory`` and ``bitnet doctor --model``."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import pytest
 from checkpoints import DATA
 
+import bitnet
 from bitnet import machine
 from bitnet.cli import doctor, main
 
@@ -91,9 +93,28 @@ def test_where_the_memory_of_a_model_is(capsys):
     assert found["weights"] > 500_000
     assert found["head"] > 0
     assert found["kv"] > 0
+    assert sum(found["resident"].values()) == found["rss"]
     assert main(["inspect", BITNET, "--memory"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "weights", "head", "kv", "scratch", "other", "unused", "outside", "mapped", "rss"]  # fmt: skip
+        "size", "weights", "head", "kv", "scratch", "other", "unused", "outside", "files", "rss"]  # fmt: skip
+
+
+def test_where_memory_is_follows_from_how_a_model_is_loaded(capsys, tmp_path):
+    bitnet.convert(BITNET, tmp_path / "a", packing="i2")
+
+    def seen(*options):
+        assert main(["inspect", str(tmp_path / "a"), "--memory", "--json", *options]) == 0
+        gc.collect()
+        return json.loads(capsys.readouterr().out)
+
+    mapped, copied = seen(), seen("--load", "copy")
+    assert (mapped["weights"], mapped["head"]) == (copied["weights"], copied["head"])
+    assert (mapped["mapped"], copied["mapped"]) == (mapped["weights"] + mapped["head"], 0)
+    assert seen("--head-dtype", "float16")["head"] == 2 * copied["head"]
+    assert main(["inspect", BITNET, "--memory", "--load", "never"]) == 2
+    assert "load is 'never'" in capsys.readouterr().err
+    assert main(["inspect", BITNET, "--load", "copy"]) == 2
+    assert "how a model is loaded is asked with --memory only" in capsys.readouterr().err
 
 
 # ---- bitnet doctor
