@@ -11,6 +11,7 @@ from checkpoints import DATA
 import bitnet
 from bitnet import machine
 from bitnet.cli import doctor, main
+from bitnet.memory import memory_report
 
 BITNET, OTHER = str(DATA / "bitnet-packed-auto"), str(DATA / "bitnet-packed-bitlinear")
 
@@ -103,9 +104,11 @@ def test_where_memory_is_follows_from_how_a_model_is_loaded(capsys, tmp_path):
     bitnet.convert(BITNET, tmp_path / "a", packing="i2")
 
     def seen(*options):
-        assert main(["inspect", str(tmp_path / "a"), "--memory", "--json", *options]) == 0
         gc.collect()
-        return json.loads(capsys.readouterr().out)
+        before = memory_report()  # of other tests
+        assert main(["inspect", str(tmp_path / "a"), "--memory", "--json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return {name: found[name] - getattr(before, name) for name in ("weights", "head", "mapped")}
 
     mapped, copied = seen(), seen("--load", "copy")
     assert (mapped["weights"], mapped["head"]) == (copied["weights"], copied["head"])
