@@ -33,7 +33,7 @@ def damaged(tmp_path):
 def test_a_profile(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "multiply_peak", lambda threads: None)
     trace = tmp_path / "trace.json"
-    options = ["--max-new-tokens", "3", "--num-threads", "1", "--limit", "5", "--chrome-trace", str(trace)]
+    options = ["--max-new-tokens", "3", "--num-threads", "1", "--limit", "50", "--chrome-trace", str(trace)]
     assert main(["profile", BITNET, "-p", "1,2,3", *options]) == 0
     kinds, operations, _ = capsys.readouterr().out.split("\n\n")
     assert any(line.split()[-2:] == ["linear", "linear"] for line in kinds.splitlines())
