@@ -13,6 +13,7 @@ from collections import deque
 
 import numpy as np
 
+from bitnet import steps
 from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
@@ -68,6 +69,7 @@ class Scheduler(Driving):
         self._short = None  # who asks for pages
         self._is_short = False  # somebody paused, and nobody has ended since
         self._deadline = None  # the first of all
+        self._clock = None  # of the present step, while somebody wants to know
 
     @property
     def max_batch_size(self):
@@ -180,6 +182,7 @@ class Scheduler(Driving):
 
     def _step(self):
         """Run a batch; False where there is nothing to do."""
+        clock = self._clock = steps.clock()
         if self._is_changed:
             self._arrange()
         if self._deadline is not None and time.perf_counter() >= self._deadline:
@@ -190,6 +193,8 @@ class Scheduler(Driving):
         if not self._gather():
             return True
         start = time.perf_counter() if self._guesses and not self._reading else None
+        if clock is not None:
+            clock.lap("gather")
         try:
             if not self._run():
                 return True
@@ -199,7 +204,11 @@ class Scheduler(Driving):
         if start is not None:
             self._costs.add(self._batch.tokens, time.perf_counter() - start)
         self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
+        if clock is not None:
+            clock.lap("run")
         self._deliver(self._parts)
+        if clock is not None:
+            clock.tell()
         return True
 
     def _run(self):
@@ -408,6 +417,9 @@ class Scheduler(Driving):
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
+                if self._clock is not None:
+                    self._clock.choose_ns += request.choose_ns
+                    request.choose_ns = 0
                 output += outputs
                 if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
                     length, before = min(length + count, request.count - 1), length
