@@ -99,6 +99,7 @@ class Request:
     shares = True  # texts that begin alike
     all_logits = False
     leaders = 0
+    chooses = False  # what follows, by `prepare`
     lookup = None
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
@@ -124,9 +125,6 @@ class Request:
 
     def paused(self):
         """It gave its pages back; all will be computed anew."""
-
-    def prepare(self, batch, first, draws):
-        """Add what is to be drawn from logits of a batch, before `take`."""
 
 
 class Reading(Request):
@@ -179,6 +177,8 @@ class Generation(Request):
         The most tokens, prompt included.
     """
 
+    chooses = True
+
     def __init__(
         self, model, ids, config, inbox, context, *, number=0, sample=0, priority=0, timeout=None, processor=None,
         grammar=None,
@@ -221,7 +221,9 @@ class Generation(Request):
     def prepare(self, batch, first, draws):
         """Choose the next token by the logits of an output of a batch, but for a draw, which is added to others."""
         self._failure = None
-        if not self._is_plain:
+        if self._is_plain:
+            self._likeliest = batch.best(first)
+        else:
             try:
                 self._prepare(batch, first, draws)
             except Exception as error:  # of a processor
@@ -239,7 +241,7 @@ class Generation(Request):
         """Take the token that was chosen, and choose more while guesses are right."""
         if self._failure is not None:
             raise self._failure
-        self._take(batch.best(first) if self._is_plain else self.sampler.chosen(draws))
+        self._take(self._likeliest if self._is_plain else self.sampler.chosen(draws))
         if count == 1:
             return
         before, accepted = self.count - 1, 0

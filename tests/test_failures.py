@@ -10,7 +10,6 @@ import pytest
 from checkpoints import DATA
 
 import bitnet
-from bitnet.memory import memory_report
 
 PATH = DATA / "bitnet-packed-bitlinear"
 PROMPT = list(range(1, 100))
@@ -326,25 +325,3 @@ assert memory_report().rss <= before.rss - (30 << 20), (before.rss, memory_repor
 def test_what_nothing_uses_goes_back_to_the_system():
     # In a process of its own, whose heap no other test has cut up.
     subprocess.run([sys.executable, "-c", UNUSED], check=True)
-
-
-def test_the_report_says_where_memory_is(pool, tmp_path):
-    before = memory_report()
-    with bitnet.load(PATH, num_threads=1) as model:
-        model.infer([1, 2, 3])
-        found = model.engine.memory_report()
-        assert found.weights - before.weights == model.model.weight_bytes
-        config = model.model.config
-        assert found.head - before.head == config.vocab_size * config.hidden_size
-        assert found.kv - before.kv == model.model.program.page_bytes
-        assert found.scratch > before.scratch
-        assert found.unused >= 0
-        assert str(found).splitlines()[0].startswith("weights ")
-    with pytest.raises(bitnet.InferenceError, match="the engine is closed"):
-        model.engine.memory_report()
-    status = tmp_path / "status"
-    status.write_text("Name:\tx\nVmRSS:\t  900000 kB\nRssFile:\t  1000 kB\nRssShmem:\t 24 kB\n")
-    told = memory_report(status=str(status))
-    assert (told.rss, told.mapped_files) == (900000 << 10, 1024 << 10)
-    assert told.outside == (900000 - 1024 << 10) - pool.get_stats().allocated
-    assert (memory_report(status="/none").rss, memory_report(status="/none").outside) == (0, 0)

@@ -50,9 +50,10 @@ ARROWS = {
     "_core.screening": "_core.head_job _core.threads",
     "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
     "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",
+    "_core.clock": "",
     "_core.counting": "",
     "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
-    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.head_job "
+    "_core.program": "errors _core.batch _core.builder _core.clock _core.counting _core.gemm _core.head _core.head_job "
                      "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
@@ -76,7 +77,8 @@ ARROWS = {
                "_core.reports",
     "memory": "_errors config _core.blocks _core.memory _core.reports _core.tracking",
     "debugging": "errors memory _core.program",
-    "profiling": "errors machine _core.program",
+    "steps": "",
+    "profiling": "errors machine steps _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
@@ -88,7 +90,8 @@ ARROWS = {
     "request": "completion errors lookup sampling",
     "driving": "request",
     "grammar": "errors",
-    "scheduler": "driving errors kv_cache lookup request _core.batch _core.drawing _core.program",
+    "gathering": "errors request _core.program",
+    "scheduler": "driving errors gathering kv_cache lookup request steps _core.batch _core.drawing _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",

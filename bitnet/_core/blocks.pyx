@@ -35,6 +35,9 @@ cdef extern from "memory.h":
         int64_t bytes
         int64_t blocks
 
+    ctypedef struct bitnet_extent:
+        size_t length
+
     ctypedef struct bitnet_pool:
         int64_t bytes
         int64_t limit
@@ -49,6 +52,7 @@ cdef extern from "memory.h":
         size_t size
         size_t alignment
         bitnet_pool *pool
+        bitnet_extent *extent
         int tag
 
     ctypedef struct bitnet_reading:
@@ -72,6 +76,7 @@ cdef extern from "memory.h":
     int64_t bitnet_coarse_ns() noexcept nogil
     void bitnet_read_pool(bitnet_pool *pool, bitnet_reading *reading) noexcept nogil
     int64_t bitnet_reserved(bitnet_pool *pool) noexcept nogil
+    size_t bitnet_list_arenas(bitnet_pool *pool, uintptr_t *ranges, size_t most) noexcept nogil
     int bitnet_prepare_fork() noexcept nogil
 
 if bitnet_prepare_fork() != 0:
@@ -79,6 +84,10 @@ if bitnet_prepare_fork() != 0:
 
 IS_DEBUG = bool(BITNET_IS_DEBUG)
 """Whether the core was built with BITNET_DEBUG=1."""
+
+
+cdef enum:
+    SPARE = 64                     # rows of a list, for what comes while it is made
 
 
 cdef struct State:
@@ -354,6 +363,35 @@ cdef class Pool:
             Py_XDECREF(notes[i].frames)
             found.append((notes[i].size, seconds, notes[i].tag, frames))
         return found
+
+    def _large_blocks(self):
+        """Where the live blocks are that are no slots of slabs: (tag's number, address, bytes), an array of uint64."""
+        cdef bitnet_pool *pool = <bitnet_pool *>self.pool
+        cdef bitnet_node *node
+        cdef bitnet_block *block
+        cdef bitnet_reading r
+        bitnet_read_pool(pool, &r)
+        found = np.empty((r.large_allocated - r.large_freed + SPARE, 3), np.uint64)
+        cdef uint64_t[:, ::1] rows = found
+        cdef Py_ssize_t count = 0
+        bitnet_lock_live(pool)
+        node = pool.live.next
+        while node != &pool.live and count < rows.shape[0]:
+            block = &(<State *>node).block
+            if block.extent != NULL:
+                rows[count, 0], rows[count, 1] = block.tag, <uintptr_t>block.data
+                rows[count, 2] = block.extent.length
+                count += 1
+            node = node.next
+        bitnet_unlock_live(pool)
+        return found[:count]
+
+    def _arenas(self):
+        """What the pool has from the system: (address, bytes), an array of uint64."""
+        found = np.empty((bitnet_list_arenas(<bitnet_pool *>self.pool, NULL, 0) + SPARE, 2), np.uint64)
+        cdef uint64_t[:, ::1] rows = found
+        cdef size_t count = bitnet_list_arenas(<bitnet_pool *>self.pool, <uintptr_t *>&rows[0, 0], rows.shape[0])
+        return found[:min(count, len(found))]
 
     cdef int tag_of(self, Block block) noexcept:
         return _state(block).block.tag

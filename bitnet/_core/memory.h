@@ -419,6 +419,19 @@ static int64_t bitnet_reserved(bitnet_pool *pool) {
     return reserved;
 }
 
+/* Writes the address and the length of each arena, of as many as there is room for; returns how many there are. */
+static size_t bitnet_list_arenas(bitnet_pool *pool, uintptr_t *ranges, size_t most) {
+    size_t count = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (const bitnet_arena *arena = pool->arenas.arenas; arena != NULL; arena = arena->next, count++) {
+        if (count >= most) continue;
+        ranges[2 * count] = (uintptr_t)arena->start;
+        ranges[2 * count + 1] = arena->length;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
 /* ---- fork: no lock may be held by a thread that the child lacks. The stacks are whole at any moment; a block that
  * such a thread was about to take is lost to the child. ---- */
 

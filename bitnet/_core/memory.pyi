@@ -14,6 +14,7 @@ SCRATCH: str
 @final
 class HybridMemoryPool(Pool):
     limit: int | None
+    _tags: dict[str, int]
     tracking: str
     def __new__(cls, config: object = None) -> Self: ...
     @staticmethod

@@ -68,7 +68,7 @@ cdef class HybridMemoryPool(Pool):
     dropped gives its memory back when its last block is gone.
     """
 
-    cdef dict _tags                # name -> number
+    cdef readonly dict _tags       # name -> number
     cdef int _level                # the highest of what is set and of what trackers at work want
     cdef int _level_set
     cdef list _levels              # of each tracker at work
