@@ -106,7 +106,7 @@ ARROWS = {
     "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
                   "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
-    "kv_state": "errors _core.program",
+    "kv_state": "errors formats.sums _core.program",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
@@ -407,6 +407,19 @@ def test_every_arrow_of_the_table_is_used():
 
 def test_importing_loads_no_optional_library():
     code = f"import sys, bitnet, bitnet.machine; sys.exit(' '.join(m for m in {OPTIONAL} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert (done.stderr.strip(), done.stdout) == ("", "")
+
+
+NOT_NEEDED = ("hashlib", "hmac", "secrets", "numpy.ma", "numpy.random", "asyncio", "ssl", "email", "jinja2", "rich")
+
+
+def test_a_run_loads_no_library_that_it_does_not_need():
+    """Each takes some megabytes, which count as what a model takes."""
+    code = ("import sys, bitnet\nwith bitnet.load(num_threads=1) as model:\n    model.generate('a', do_sample=False, "
+            f"max_new_tokens=2)\nsys.exit(' '.join(m for m in {NOT_NEEDED} if m in sys.modules))")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
     )
