@@ -124,8 +124,8 @@ def test_a_conversation_in_a_terminal(terminal, tmp_path):
     assert "messages: 2; context: " in chat.say("/stats")
     assert second in plain(chat.say("Then"))
     chat.send("/edit\r")
-    time.sleep(1)
-    edited = plain(chat.say("\x7f\x7f\x7f\x7fThen"))  # the message stands there, and is replaced by the same
+    chat.expect(r"> Then")  # it stands there to be edited, here into the same
+    edited = plain(chat.say("\x7f\x7f\x7f\x7fThen"))
     assert second in edited
     assert "messages: 4;" in chat.say("/stats")
     chat.say("/undo")
