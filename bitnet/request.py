@@ -101,6 +101,7 @@ class Request:
     leaders = 0
     chooses = False  # what follows, by `prepare`
     lookup = None
+    reason = "read"  # why it ended
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -291,6 +292,10 @@ class Generation(Request):
             self.end("stop")
         elif self.count >= self._most:
             self.end("length")
+
+    @property
+    def reason(self):
+        return self.completion.finish_reason
 
     def end(self, reason, error=None):
         done = self.completion

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -225,6 +226,29 @@ def test_a_process_can_be_made_to_speak():
     assert output.startswith("tracebacks ")
 
 
+def test_the_log_tells_what_an_engine_does(caplog):
+    config = bitnet.GenerationConfig(max_new_tokens=40, eos_token_id=())
+    settings = {"num_threads": 1, "max_kv_tokens": 128, "prefix_cache": False, "packing": "t5"}
+    with caplog.at_level(logging.DEBUG, "bitnet"), bitnet.load(DATA / "llama-packed-bitlinear", **settings) as model:
+        model.generate([[1, 2, 3] * 15, [4, 5, 6] * 15], config)
+        model.infer([1, 2])
+        with pytest.raises(ZeroDivisionError):
+            model.generate([1, 2], config, logits_processor=lambda ids, logits: 1 / 0)
+    told = [(record.name, record.getMessage()) for record in caplog.records]
+    name, message = told[0]
+    assert name == "bitnet.model"
+    assert re.search(r"llama-packed-bitlinear.* is loaded in \d\.\d+ s: packing 't5', activations int8", message)
+    said = [message for name, message in told if name in ("bitnet.scheduler", "bitnet.gathering")]
+    assert said[0].startswith("request 1 pauses: request ")
+    assert "all 2 pages of 64 tokens for keys and values are in use" in said[0]
+    assert said[1:] == [
+        "request 0 ends (length): 85 tokens, of which 0 were in memory",
+        "request 1 ends (length): 85 tokens, of which 0 were in memory",
+        "request 2 ends (read): 2 tokens, of which 0 were in memory",
+        "request 3 ends (division by zero): 2 tokens, of which 0 were in memory",
+    ]
+
+
 def test_messages_go_to_the_present_standard_error(monkeypatch):
     with bitnet.debug():
         monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -283,7 +307,8 @@ def test_a_trace_tells_every_operation_of_a_run(loaded, capsys):
     loaded.infer([1, 2])
     lines = capsys.readouterr().err.splitlines()
     program = loaded.model.program
-    assert len(lines) == 1 + len(program.names)
+    assert len(lines) == 1 + len(program.names) + 1
+    assert lines[-1].startswith("DEBUG bitnet.scheduler: request ")
     assert lines[0].startswith("DEBUG bitnet._core.program: a run of 2 tokens, 2 outputs: ")
     assert lines[1].startswith("TRACE bitnet._core.program: embed model.embed_tokens: ")
 
