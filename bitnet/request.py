@@ -101,6 +101,7 @@ class Request:
     leaders = 0
     chooses = False  # what follows, by `prepare`
     lookup = None
+    reason = "read"  # why it ended
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -307,6 +308,10 @@ class Generation(Request):
         if self._grammar is not None:
             is_stopped |= self._grammar.accept(token)
         return text, is_stopped
+
+    @property
+    def reason(self):
+        return self.completion.finish_reason
 
     def end(self, reason, error=None):
         done = self.completion
