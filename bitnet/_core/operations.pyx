@@ -75,28 +75,29 @@ cdef inline uint8_t *_block(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_
 
 
 cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Rotate queries and keys of neighbouring tokens where they are, and put keys and values into the cache."""
+    """Rotate a head's key, and the queries that it is for, of neighbouring tokens where they are; and put keys and values
+    into the cache. The same thread may well attend to them next."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef Py_ssize_t first = r.strips[unit], tokens = r.strips[unit + 1] - first, half = s.head_dim // 2, head, t
+    cdef Py_ssize_t strip = unit // s.kv_heads, kv_head = unit % s.kv_heads, group = s.heads // s.kv_heads
+    cdef Py_ssize_t first = r.strips[strip], tokens = r.strips[strip + 1] - first, half = s.head_dim // 2, i, head, t
     cdef Py_ssize_t at = r.positions[first] % OPS_BLOCK, width = r.now.source_width
     cdef const float *cosine
     cdef const float *sine
     cdef float *x
     for t in range(first, first + tokens):
         cosine, sine = r.now.cosine + r.positions[t] * half, r.now.sine + r.positions[t] * half
-        for head in range(s.heads + s.kv_heads):
+        for i in range(group + 1):
+            head = kv_head * group + i if i < group else s.heads + kv_head
+            x = _source(r, t) + head * s.head_dim
             if r.now.gain != NULL:
-                x = _source(r, t) + head * s.head_dim
-                r.ops.rms_norm(x, r.now.gain if head < s.heads else r.now.key_gain, r.now.eps, s.head_dim, x)
-            r.ops.rope(_source(r, t) + head * s.head_dim, cosine, sine, half)
-    x = _source(r, first) + s.heads * s.head_dim
-    for head in range(s.kv_heads):
-        r.ops.store_keys(s.kv_dtype, x + head * s.head_dim, width, tokens, s.head_dim,
-                         _block(r, first, r.positions[first], head, False), at)
-        for t in range(tokens):
-            r.ops.store_value(s.kv_dtype, x + t * width + (s.kv_heads + head) * s.head_dim, s.head_dim,
-                              _block(r, first, r.positions[first], head, True), at + t)
+                r.ops.rms_norm(x, r.now.gain if i < group else r.now.key_gain, r.now.eps, s.head_dim, x)
+            r.ops.rope(x, cosine, sine, half)
+    x = _source(r, first) + (s.heads + kv_head) * s.head_dim
+    r.ops.store_keys(s.kv_dtype, x, width, tokens, s.head_dim, _block(r, first, r.positions[first], kv_head, False), at)
+    for t in range(tokens):
+        r.ops.store_value(s.kv_dtype, x + t * width + s.kv_heads * s.head_dim, s.head_dim,
+                          _block(r, first, r.positions[first], kv_head, True), at + t)
 
 
 cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil:
@@ -188,7 +189,7 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
     elif o.kind == NORM:
         run(_norm, r, r.tokens, threads)
     elif o.kind == ROPE:
-        run(_rope, r, r.n_strips, threads)
+        run(_rope, r, r.n_strips * r.shape.kv_heads, threads)
     elif o.kind == ATTEND:
         run(_attend, r, r.n_tiles * r.shape.kv_heads, threads)
     elif o.kind == GATE:

@@ -176,15 +176,23 @@ BITNET_KERNEL void OPS(store_keys)(int dtype, const float *x, ptrdiff_t x_stride
             for (int p = 0; p < 16; p++) numbers[p] = x[p * x_stride + i];
             OPS_TO_HALVES(numbers, (uint16_t *)block + i * OPS_BLOCK + position);
         }
+    } else if (dtype == OPS_FLOAT16) {
+        /* A number lies on a cache line of its own, which comes from memory: ask for all of them first. */
+        uint16_t *to = (uint16_t *)block + position, halves[16];
+        for (ptrdiff_t i = 0; i < n; i++) BITNET_PREFETCH_WRITE(to + i * OPS_BLOCK);
+        for (ptrdiff_t p = 0; p < positions; p++) {
+            const float *from = x + p * x_stride;
+            ptrdiff_t i = 0;
+            for (; i + 16 <= n; i += 16) {
+                OPS_TO_HALVES(from + i, halves);
+                for (int k = 0; k < 16; k++) to[(i + k) * OPS_BLOCK + p] = halves[k];
+            }
+            for (; i < n; i++) to[i * OPS_BLOCK + p] = ops_float_to_half(from[i]);
+        }
     } else {
         for (ptrdiff_t i = 0; i < n; i++)
-            for (ptrdiff_t p = 0; p < positions; p++) {
-                const ptrdiff_t at = i * OPS_BLOCK + position + p;
-                if (dtype == OPS_FLOAT32)
-                    ((float *)block)[at] = x[p * x_stride + i];
-                else
-                    ((uint16_t *)block)[at] = ops_float_to_half(x[p * x_stride + i]);
-            }
+            for (ptrdiff_t p = 0; p < positions; p++)
+                ((float *)block)[i * OPS_BLOCK + position + p] = x[p * x_stride + i];
     }
     OPS_END();
 }
