@@ -129,7 +129,7 @@ cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
     cdef Py_ssize_t positions[TILE_QUERIES]
     cdef Py_ssize_t begins[TILE_QUERIES]
     cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window
-    cdef Py_ssize_t t, head, q, i
+    cdef Py_ssize_t t, head, q, i, ahead
     for q in range(queries):
         t, head = first + (at + q) // group, kv_head * group + (at + q) % group
         query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
@@ -144,8 +144,11 @@ cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
             begins[q] = max(<Py_ssize_t>0, t - window - start) if window else 0
         q = 0
         while q < queries:
+            # The first queries fetch the next block, if there is one.
+            ahead = start + OPS_BLOCK if q == 0 and start + OPS_BLOCK <= last else start
             r.ops.attend(s.kv_dtype, <int>min(<Py_ssize_t>OPS_QUERIES, queries - q), query + q,
-                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), begins + q,
+                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True),
+                         _block(r, first, ahead, kv_head, False), _block(r, first, ahead, kv_head, True), begins + q,
                          positions + q, s.head_dim, r.now.factor, state + q, sums + q)
             q += OPS_QUERIES
         start += OPS_BLOCK

@@ -89,6 +89,7 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #define BITNET_INLINE static inline __attribute__((always_inline))
 #define BITNET_KERNEL static __attribute__((noinline))
 #define BITNET_PREFETCH(address) __builtin_prefetch((address), 0, 3)
+#define BITNET_PREFETCH_L2(address) __builtin_prefetch((address), 0, 2)
 #define BITNET_PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 3)
 #define BITNET_ALIGN64 __attribute__((aligned(64)))
 /* Before a loop that is not to be unrolled. */
