@@ -153,6 +153,19 @@ BITNET_KERNEL void OPS(attend)(int dtype, int queries, const float *const *query
     OPS_END();
 }
 
+BITNET_KERNEL void OPS(merge)(const float *part_state, const float *part, ptrdiff_t width, float *state, float *sum) {
+    if (part_state[1] == 0) return; /* it saw no position */
+    const float largest = part_state[0] > state[0] ? part_state[0] : state[0];
+    const float shrink = OPS(exp_one)(state[0] - largest), part_shrink = OPS(exp_one)(part_state[0] - largest);
+    ptrdiff_t i = 0;
+    for (; i + 16 <= width; i += 16)
+        *(f32x16 *)(sum + i) = *(f32x16 *)(sum + i) * shrink + *(const f32x16 *)(part + i) * part_shrink;
+    for (; i < width; i++) sum[i] = sum[i] * shrink + part[i] * part_shrink;
+    state[0] = largest;
+    state[1] = state[1] * shrink + part_state[1] * part_shrink;
+    OPS_END();
+}
+
 #undef OPS_ATTEND
 #undef OPS_ATTEND_QUERIES
 

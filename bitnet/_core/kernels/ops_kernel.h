@@ -74,6 +74,8 @@ typedef struct {
     void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
                    const void *next_keys, const void *next_values, const ptrdiff_t *from, const ptrdiff_t *positions,
                    ptrdiff_t width, float scale, float (*state)[2], float *const *sum);
+    /* Adds what one query has of some more blocks: their largest score and sum, and their weighted sum of values. */
+    void (*merge)(const float *part_state, const float *part, ptrdiff_t width, float *state, float *sum);
     /* The keys of some positions, or the value of one, into their block, as OPS_FLOAT32, OPS_FLOAT16 or OPS_INT8. */
     void (*store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n, void *block,
                        ptrdiff_t position);
