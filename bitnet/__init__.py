@@ -33,7 +33,8 @@ The map, from here to the instruction::
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.debug ...            debugging.py            debug mode, traces, times of operations
-    bitnet.profile, diagnose    profiling.py            the time of each operation; diagnosis.py: the numbers it makes
+    bitnet.profile, diagnose    profiling.py            the time of each operation, and (steps.py) of what an engine
+                                                        does besides; diagnosis.py: the numbers operations make
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │

@@ -1,6 +1,5 @@
 """Checksums of a model's tensors: to find a bit that flipped, in a file or in memory, and to name the tensor."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,12 +11,11 @@ import numpy as np
 
 from bitnet import formats
 from bitnet.errors import ModelLoadError
-from bitnet.formats.sums import compare_sums
+from bitnet.formats.sums import compare_sums, sha256
 
 __all__ = ["Checksums", "files_of"]
 
 SIDECAR = "bitnet-checksums.json"
-CHUNK_BYTES = 1 << 20
 
 
 class Checksums:
@@ -47,7 +45,7 @@ class Checksums:
         self._held = {name: zlib.crc32(data) for name, data in _held(self._operations)}
         for file in map(os.path.realpath, files_of(checkpoint)):
             name = os.path.basename(file)
-            if re.fullmatch(r"[0-9a-f]{64}", name) and _sha256(file) != name:
+            if re.fullmatch(r"[0-9a-f]{64}", name) and sha256(file) != name:
                 raise ModelLoadError.changed(self.path, name, "the cache")
         for file, agrees in compare_sums(self.path, files_of(checkpoint)).items():
             if not agrees:
@@ -140,11 +138,3 @@ def _held(operations: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 def _bytes_of(array: Any) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _sha256(file: str) -> str:
-    sum_of = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while part := opened.read(CHUNK_BYTES):
-            sum_of.update(part)
-    return sum_of.hexdigest()

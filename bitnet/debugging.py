@@ -31,6 +31,7 @@ R = TypeVar("R")
 _root = logging.getLogger("bitnet")
 _log = logging.getLogger(__name__)
 _depth = 0  # of `debug`, and of BITNET_DEBUG
+_levels: list[int] = []  # of each `debug` at work, after the one before them all
 
 
 def is_debugging() -> bool:
@@ -67,18 +68,26 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     """
     global _depth
     number = _level_of("level", level) if isinstance(level, str) else level
-    pool, before, handler = HybridMemoryPool.instance(), _root.level, _handler()
-    tracking = pool.tracking
+    handler = _handler()
     _root.addHandler(handler)
+    if not _levels:
+        _levels.append(_root.level)
+    _levels.append(number)
     _root.setLevel(number)
-    pool.tracking, _depth = "tracebacks", _depth + 1
+    _depth += 1
     _trace_operations(number <= TRACE)
     try:
-        yield
+        with HybridMemoryPool.instance().track(tracebacks=True):
+            yield
     finally:
         _trace_operations(-(number <= TRACE))
-        pool.tracking, _depth = tracking, _depth - 1
-        _root.setLevel(before)
+        _depth -= 1
+        _levels.reverse()
+        _levels.remove(number)  # the last such one: two threads may end in any order
+        _levels.reverse()
+        _root.setLevel(_levels[-1])
+        if len(_levels) == 1:
+            _levels.clear()
         _root.removeHandler(handler)
 
 

@@ -240,16 +240,14 @@ class InferenceEngine(TextMethods):
                 raise ConfigurationError.conflict("generate", "a streamer is for one answer, and instead of on_piece")
             on_piece = for_streamer(streamer, self._ids(model, prompt, scheduler.context))
         try:
-            found = complete_all(scheduler, makers, on_piece)
+            with ErrorContext.during("generate"):
+                found = complete_all(scheduler, makers, on_piece)
+                if is_one and found[0].error is not None:
+                    raise found[0].error
         finally:
             if streamer is not None:
                 streamer.end()
-        if not is_one:
-            return found
-        if found[0].error is not None:
-            with ErrorContext.during("generate"):
-                raise found[0].error
-        return found[0]
+        return found[0] if is_one else found
 
     def stream(
         self,
@@ -304,6 +302,7 @@ class InferenceEngine(TextMethods):
         scheduler.submit(request)
         return Stream(scheduler, request, on_piece)
 
+    @ErrorContext.during("save_state")
     def save_state(self, model: Model, path: str | os.PathLike[str], prompt: Prompt) -> int:
         """Write the keys and values of a text to a file, for `load_state`. What is not in memory is computed.
 
@@ -340,6 +339,7 @@ class InferenceEngine(TextMethods):
         self._scheduler(model).look_up(ids, see)
         return written[0]
 
+    @ErrorContext.during("load_state")
     def load_state(self, model: Model, path: str | os.PathLike[str]) -> int:
         """Read what `save_state` wrote: prompts that begin with that text need not compute it.
 

@@ -23,7 +23,7 @@ from bitnet.formats import open_checkpoint
 from bitnet.formats.panels import HEAD
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
-from bitnet.memory import give_back_unused
+from bitnet.memory import give_back_unused, note_mapped
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.tuning import choose_packing
@@ -317,6 +317,7 @@ class _Weights:
     def _where_it_stays(self, data, what, tag):
         """Bytes of a mapping, or a copy of them in the core's memory, for its huge pages."""
         if self.engine_config.load == "mmap":
+            note_mapped(data, tag)
             return data
         copy = np.frombuffer(new_block(data.nbytes, what, tag), np.uint8)
         copy[:] = data

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitnet import steps
 from bitnet.completion import Completion, Piece
 from bitnet.errors import InferenceError
 from bitnet.lookup import Lookup
@@ -100,6 +101,7 @@ class Request:
     all_logits = False
     leaders = 0
     lookup = None
+    choose_ns = 0  # what choosing tokens took, while somebody wants to know
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -227,6 +229,7 @@ class Generation(Request):
         self.lookup.learn(count - 1, accepted)
 
     def _take(self, batch, output):
+        began = time.perf_counter_ns() if steps.is_recorded() else 0
         if self._is_plain:
             token = batch.best(output)
             if token < 0:
@@ -240,6 +243,8 @@ class Generation(Request):
             )  # fmt: skip
             if token < 0:
                 raise InferenceError.not_finite(self._head)
+        if began:
+            self.choose_ns += time.perf_counter_ns() - began
         done, now = self.completion, time.perf_counter() - self.started
         if not done.prompt_s:
             done.first_token_s = done.prompt_s = now

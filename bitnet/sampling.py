@@ -6,7 +6,7 @@ same tokens whatever else runs.
 """
 
 import functools
-import secrets
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -72,7 +72,7 @@ class Sampler:
             raise ConfigurationError.value("Sampler", "vocab_size", vocab_size, "a whole number above 0")
         self.config = config
         self.vocab_size = int(vocab_size)
-        self.seed = secrets.randbits(64) if config.seed is None else config.seed
+        self.seed = int.from_bytes(os.urandom(8)) if config.seed is None else config.seed
         self.logprob: float | None = None
         self.top_logprobs: list[tuple[int, float]] | None = None
         self._penalizes = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty) != (1, 0, 0)

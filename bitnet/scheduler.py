@@ -4,7 +4,6 @@
 flags and in the queue of arrivals, and raises `_is_changed`.
 """
 
-import contextlib
 import heapq
 import itertools
 import os
@@ -14,6 +13,7 @@ from collections import deque
 
 import numpy as np
 
+from bitnet import steps
 from bitnet._core.batch import Batch
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
@@ -60,7 +60,8 @@ class Scheduler(Driving):
 
     def _begin(self):
         self._begin_driving()
-        self._arrivals, self._waiting = deque(), []  # by priority, then by time
+        # By priority, then by time. Others than the driver read both, so both change with `_entrance` held.
+        self._arrivals, self._waiting = deque(), []
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
         self._guesses = False  # whether somebody does who guesses
@@ -68,6 +69,7 @@ class Scheduler(Driving):
         self._short = None  # who asks for pages
         self._is_short = False  # somebody paused, and nobody has ended since
         self._deadline = None  # the first of all
+        self._clock = None  # of the present step, while somebody wants to know
 
     @property
     def max_batch_size(self):
@@ -117,7 +119,9 @@ class Scheduler(Driving):
         self.cancel([*self._running, *self._waiting_requests()], error)
 
     def _waiting_requests(self):
-        return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
+        with self._entrance:
+            arrivals, waiting = self._arrivals.copy(), self._waiting.copy()
+        return [*arrivals, *(entry[-1] for entry in waiting)]
 
     def look_up(self, ids, see):
         """Find the pages of a text that was read before, and show them to a function while nobody changes them.
@@ -178,6 +182,7 @@ class Scheduler(Driving):
 
     def _step(self):
         """Run a batch; False where there is nothing to do."""
+        clock = self._clock = steps.clock()
         if self._is_changed:
             self._arrange()
         if self._deadline is not None and time.perf_counter() >= self._deadline:
@@ -188,6 +193,8 @@ class Scheduler(Driving):
         if not self._gather():
             return True
         start = time.perf_counter() if self._guesses and not self._reading else None
+        if clock is not None:
+            clock.lap("gather")
         try:
             if not self._run():
                 return True
@@ -197,7 +204,11 @@ class Scheduler(Driving):
         if start is not None:
             self._costs.add(self._batch.tokens, time.perf_counter() - start)
         self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
+        if clock is not None:
+            clock.lap("run")
         self._deliver(self._parts)
+        if clock is not None:
+            clock.tell()
         return True
 
     def _run(self):
@@ -218,17 +229,19 @@ class Scheduler(Driving):
     def _arrange(self):
         """Let requests in and out, and see who has how much to do."""
         self._is_changed = False
-        while self._arrivals:
-            request = self._arrivals[0]
-            heapq.heappush(self._waiting, (*request.order(), request))
-            self._arrivals.popleft()
+        if self._arrivals:
+            with self._entrance:
+                while self._arrivals:
+                    self._wait(self._arrivals.popleft())
         for request in [*self._running, *(entry[-1] for entry in self._waiting)]:
             if not request.has_ended and (request.is_cancelled or request.is_late):
                 reason = "cancelled" if request.is_cancelled else "timeout"
                 self._end(request, reason, request.error)
         if any(entry[-1].has_ended for entry in self._waiting):
-            self._waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
-            heapq.heapify(self._waiting)
+            waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
+            heapq.heapify(waiting)
+            with self._entrance:
+                self._waiting = waiting
         running, active = [], []
         for request in self._running:
             if not request.has_ended:
@@ -241,7 +254,8 @@ class Scheduler(Driving):
             request = self._waiting[0][-1]
             if active and (self._is_short or self.cache.available < -(-request.count // PAGE_TOKENS) + 1):
                 break  # those that run will end
-            entry = heapq.heappop(self._waiting)
+            with self._entrance:
+                entry = heapq.heappop(self._waiting)
             request.is_stalled = request.unread >= MAX_UNREAD
             if request.is_stalled:
                 stalled.append(entry)
@@ -252,8 +266,10 @@ class Scheduler(Driving):
         for request in running:
             if request.sequence.length >= request.count:  # its last token was computed, and something came between
                 request.sequence.rewind(request.count - 1)
-        for entry in stalled:
-            heapq.heappush(self._waiting, entry)
+        if stalled:
+            with self._entrance:
+                for entry in stalled:
+                    heapq.heappush(self._waiting, entry)
         self._running = running
         self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
         self._guesses = any(one.lookup is not None for one in self._decoding)
@@ -262,6 +278,9 @@ class Scheduler(Driving):
         self._parts = []
         deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
         self._deadline = min(deadlines, default=None)
+
+    def _wait(self, request):
+        heapq.heappush(self._waiting, (*request.order(), request))
 
     def _gather(self):
         """Fill the batch; False where pages are missing, for which somebody had to pause."""
@@ -355,7 +374,8 @@ class Scheduler(Driving):
             self.pauses += 1
             self._is_short = True
             self._running.remove(victim)
-            heapq.heappush(self._waiting, (*victim.order(), victim))
+            with self._entrance:
+                self._wait(victim)
         self._is_changed = True
 
     def _run_one_by_one(self, error):
@@ -397,6 +417,9 @@ class Scheduler(Driving):
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
+                if self._clock is not None:
+                    self._clock.choose_ns += request.choose_ns
+                    request.choose_ns = 0
                 output += outputs
                 if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
                     length, before = min(length + count, request.count - 1), length
@@ -417,9 +440,12 @@ class Scheduler(Driving):
     def _end(self, request, reason=None, error=None):
         """End a request, or take back what an ended one has."""
         if not request.has_ended:
-            if isinstance(error, BitNetError) and reason == "error":
-                with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
-                    raise error
+            if reason == "error":
+                try:
+                    with ErrorContext.during("run", **self._where):
+                        raise error
+                except Exception as told:
+                    error = told
             request.end(reason, error)
         if request.sequence is not None:
             request.sequence.close(None if error is not None else request.ids)
@@ -435,8 +461,9 @@ class Scheduler(Driving):
 
     def renew(self):
         """Begin in a child process: other threads are not there, and what they held stays locked."""
-        was_driven, requests = self._driving.locked(), [*self._running, *self._waiting_requests()]
+        was_driven = self._driving.locked()
         arrivals, waiting, running = self._arrivals, self._waiting, self._running
+        requests = [*running, *arrivals, *(entry[-1] for entry in waiting)]
         self._turn.renew()
         self._begin()
         self._is_changed = True

@@ -100,6 +100,18 @@ def test_debug_mode_notes_tracebacks_and_ends(capsys):
         pass
 
 
+def test_debug_modes_may_end_in_any_order():
+    root = logging.getLogger("bitnet")
+    before = root.level
+    first, second = bitnet.debug("debug"), bitnet.debug("trace")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (TRACE, True, "tracebacks")
+    second.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (before, False, "off")
+
+
 # ---- from outside
 
 
@@ -241,6 +253,16 @@ def test_other_errors_pass_untouched():
         _ = 1 / 0
     with ErrorContext.during("something"):
         pass
+
+
+@pytest.mark.parametrize(("said", "told"), [("", ""), ("Unable to allocate 1 GiB", r" \(Unable to allocate 1 GiB\)")])
+def test_a_memory_error_of_python_becomes_the_cause_of_ours(said, told):
+    with (pytest.raises(bitnet.MemoryError, match=f"^no memory is left for 'embed'{told}; end other") as caught,
+          ErrorContext.during("run", tokens=3), ErrorContext.during("embed")):  # fmt: skip
+        raise MemoryError(said)
+    assert [layer.operation for layer in caught.value.layers] == ["embed", "run"]
+    assert [type(one) for one in caught.value.chain()] == [bitnet.MemoryError, MemoryError]
+    assert caught.value.layers[0].source_location.startswith(f"{__file__}:")
 
 
 def test_a_report_names_causes_that_are_not_ours():

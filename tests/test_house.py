@@ -27,7 +27,8 @@ ARROWS = {
     "_core.reports": "_errors",
     "_core.pressure": "errors _core.reports",
     "_core.blocks": "errors _core.reports",
-    "_core.memory": "errors _core.blocks _core.pressure _core.reports",
+    "_core.tracking": "_core.reports",
+    "_core.memory": "errors _core.blocks _core.pressure _core.reports _core.tracking",
     "_core.threads": "errors",
     "_core.arrays": "errors",
     "_core.quant": "errors _core.cpu _core.threads _core.arrays",
@@ -72,9 +73,10 @@ ARROWS = {
     "tuning": "errors _core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
-    "memory": "_errors config _core.blocks _core.memory _core.reports",
+    "memory": "_errors config _core.blocks _core.memory _core.reports _core.tracking",
     "debugging": "errors memory _core.program",
-    "profiling": "errors machine _core.program",
+    "steps": "",
+    "profiling": "errors machine steps _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
@@ -83,10 +85,10 @@ ARROWS = {
               "kv_cache kv_state",
     "completion": "",
     "lookup": "",
-    "request": "completion errors lookup sampling",
+    "request": "completion errors lookup sampling steps",
     "driving": "request",
     "grammar": "errors",
-    "scheduler": "driving errors kv_cache lookup request _core.batch _core.program",
+    "scheduler": "driving errors kv_cache lookup request steps _core.batch _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",
@@ -101,7 +103,7 @@ ARROWS = {
     "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
                   "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
-    "kv_state": "errors _core.program",
+    "kv_state": "errors formats.sums _core.program",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
@@ -402,6 +404,19 @@ def test_every_arrow_of_the_table_is_used():
 
 def test_importing_loads_no_optional_library():
     code = f"import sys, bitnet, bitnet.machine; sys.exit(' '.join(m for m in {OPTIONAL} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert (done.stderr.strip(), done.stdout) == ("", "")
+
+
+NOT_NEEDED = ("hashlib", "hmac", "secrets", "numpy.ma", "numpy.random", "asyncio", "ssl", "email", "jinja2", "rich")
+
+
+def test_a_run_loads_no_library_that_it_does_not_need():
+    """Each takes some megabytes, which count as what a model takes."""
+    code = ("import sys, bitnet\nwith bitnet.load(num_threads=1) as model:\n    model.generate('a', do_sample=False, "
+            f"max_new_tokens=2)\nsys.exit(' '.join(m for m in {NOT_NEEDED} if m in sys.modules))")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
     )

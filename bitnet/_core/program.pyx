@@ -49,7 +49,8 @@ DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT
 _NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
 
 
-cdef tuple _recorders = ()
+# Never bound anew: without a GIL a list guards what is in it, but nothing guards a name.
+cdef list _recorders = []
 
 
 def add_recorder(function):
@@ -62,8 +63,7 @@ def add_recorder(function):
         checks before, each operation, the look at the logits), the numbers of tokens, of outputs, of positions attended
         to, of positions that were read, and of threads, and a dict: the two numbers of positions within each window.
     """
-    global _recorders
-    _recorders = (*_recorders, function)
+    _recorders.append(function)
 
 
 def remove_recorder(function):
@@ -73,8 +73,8 @@ def remove_recorder(function):
     ----------
     function : callable
     """
-    global _recorders
-    _recorders = tuple([one for one in _recorders if one != function])
+    if function in _recorders:
+        _recorders.remove(function)
 
 
 cdef inline int64_t _now_ns() noexcept nogil:
@@ -392,7 +392,7 @@ cdef class Execution:
     cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
         """Run what a `Run` describes; False where the observer ended it. With recorders the run was `entered` then."""
         cdef Program program = self.program
-        cdef tuple recorders = _recorders
+        cdef list recorders = _recorders.copy() if entered else None
         cdef int64_t[::1] times_view
         cdef int64_t *times = NULL
         cdef int64_t began = 0, ended = 0

@@ -139,17 +139,17 @@ def default_num_threads():
     return _available()
 
 
-cdef object _granted = None
+cdef int _granted = 0  # not read yet
 
 
 def _available():
     # Quotas hardly ever change in a process, and reading files on every product would show; affinity may change, and is
     # one system call.
     global _granted
-    if _granted is None:
+    if _granted == 0:
         quota = cgroup_quota()
         _granted = TEAM_MAX_THREADS if quota is None else min(TEAM_MAX_THREADS, max(1, -int(-quota // 1)))
-    return max(1, min(<int>_granted, bitnet_allowed_cpus()))
+    return max(1, min(_granted, bitnet_allowed_cpus()))
 
 
 def num_threads_started():

@@ -128,6 +128,21 @@ def test_values_of_a_model_share_no_memory_while_they_live(family, own_norms):
     assert tiny.builder(deeper, family).plan() == total
 
 
+@pytest.mark.parametrize("family", ["bitnet", "llama"])
+def test_the_scratch_memory_is_what_lives_at_once(family):
+    """In the shape of a real model, where a gate's input is most of it."""
+    sizes = {"hidden_size": 160, "intermediate_size": 432, "num_attention_heads": 4, "num_key_value_heads": 1}
+    wide = tiny.config(**sizes, head_dim=40)
+    builder = tiny.builder(tiny.Weights(wide), family)
+    total, lives = builder.plan(), {}
+    for index, operation in enumerate(builder.operations):
+        for value in [*operation["inputs"], *([operation["result"]] if operation["result"] else [])]:
+            lives.setdefault(value, []).append(index)
+    most = max(sum(-(-4 * value.width // 64) * 64 for value, uses in lives.items() if uses[0] <= index <= uses[-1])
+               for index in range(len(builder.operations)))  # fmt: skip
+    assert total == most
+
+
 class AnyWeights:
     """Weights of whatever shape is asked for: the names say it."""
 
