@@ -9,7 +9,8 @@ The map, from here to the instruction::
         │                       formats/                bytes in files: hugging_face.py, gguf.py
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
-        │                       scheduler.py            which tokens of which requests make the next step
+        │                       scheduler.py            requests that come, take part in steps, and go
+        │                       gathering.py            which tokens of which requests make the next step
         │                       driving.py              in which thread that is done
         │                       lookup.py               guesses of the next tokens, from the text so far
         │                       kv_cache.py             their keys and values, and which of them share some

@@ -60,8 +60,8 @@ class Driving:
     """
 
     def _begin_driving(self):
-        # So that no more arrive than may wait. The garbage collector may close a stream, and so arrange, while this very
-        # thread has it.
+        # So that no more arrive than may wait. The garbage collector may close a stream, and so arrange, while this
+        # very thread has it.
         self._entrance = threading.RLock()
         self._driving = threading.Lock()
         self._followers = {}  # what to release, and the inbox of who waits for it

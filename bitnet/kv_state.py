@@ -51,7 +51,8 @@ def identity(model: Any) -> str:
         for array in (operation.get("gain"), operation.get("key_gain"), scale):
             if array is not None:
                 found.update(np.ascontiguousarray(array, np.float32).tobytes())
-    return found.hexdigest()
+    digits: str = found.hexdigest()
+    return digits
 
 
 def write_state(path: str, model: Any, ids: npt.NDArray[np.int32], pages: Sequence[Any]) -> None:

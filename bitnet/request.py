@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitnet import steps
 from bitnet.completion import Completion, Piece
 from bitnet.errors import InferenceError
 from bitnet.lookup import Lookup
@@ -100,8 +99,8 @@ class Request:
     shares = True  # texts that begin alike
     all_logits = False
     leaders = 0
+    chooses = False  # what follows, by `prepare`
     lookup = None
-    choose_ns = 0  # what choosing tokens took, while somebody wants to know
 
     def __init__(self, ids, count, inbox, priority=0, deadline=None):
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -143,7 +142,7 @@ class Reading(Request):
         self.logits = np.empty((1 if last_only else len(ids), program.vocab_size), np.float32)
         self._done, self._last_only = 0, last_only
 
-    def take(self, batch, first, count):
+    def take(self, batch, first, count, draws):
         self.logits[self._done : self._done + count] = batch.logits[first : first + count]
         self._done += count
         if min(map(batch.best, range(first, first + count))) < 0:
@@ -177,6 +176,8 @@ class Generation(Request):
     context : int
         The most tokens, prompt included.
     """
+
+    chooses = True
 
     def __init__(
         self, model, ids, config, inbox, context, *, number=0, sample=0, priority=0, timeout=None, processor=None,
@@ -217,34 +218,48 @@ class Generation(Request):
         self.ids[self.count : self.count + len(found)] = self._guesses = found
         return len(found)
 
-    def take(self, batch, first, count):
-        """Choose the next token by the logits of an output of a batch, and more while guesses are right."""
-        self._take(batch, first)
+    def prepare(self, batch, first, draws):
+        """Choose the next token by the logits of an output of a batch, but for a draw, which is added to others."""
+        self._failure = None
+        if self._is_plain:
+            self._likeliest = batch.best(first)
+        else:
+            try:
+                self._prepare(batch, first, draws)
+            except Exception as error:  # of a processor
+                self._failure = error
+
+    def _prepare(self, batch, output, draws):
+        few = len(self.completion.tokens) < self._few
+        self.sampler.prepare(
+            batch, output, draws, self.ids[: self.count], self.completion.prompt_tokens,
+            self._forbidden if few else (), self._processor,
+            None if self._grammar is None else self._grammar.allowed(),
+        )  # fmt: skip
+
+    def take(self, batch, first, count, draws):
+        """Take the token that was chosen, and choose more while guesses are right."""
+        if self._failure is not None:
+            raise self._failure
+        self._take(self._likeliest if self._is_plain else self.sampler.chosen(draws))
         if count == 1:
             return
         before, accepted = self.count - 1, 0
         while accepted < count - 1 and not self.has_ended and self.ids[before + accepted] == self._guesses[accepted]:
             accepted += 1
-            self._take(batch, first + accepted)
+            if self._is_plain:
+                token = batch.best(first + accepted)
+            else:
+                draws = self.sampler.new_draws()  # those of others wait to be read
+                self._prepare(batch, first + accepted, draws)
+                draws.make(1)
+                token = self.sampler.chosen(draws)
+            self._take(token)
         self.lookup.learn(count - 1, accepted)
 
-    def _take(self, batch, output):
-        began = time.perf_counter_ns() if steps.is_recorded() else 0
-        if self._is_plain:
-            token = batch.best(output)
-            if token < 0:
-                raise InferenceError.not_finite(self._head)
-        else:
-            few = len(self.completion.tokens) < self._few
-            token = self.sampler.choose(
-                batch, output, self.ids[: self.count], self.completion.prompt_tokens,
-                self._forbidden if few else (), self._processor,
-                None if self._grammar is None else self._grammar.allowed(),
-            )  # fmt: skip
-            if token < 0:
-                raise InferenceError.not_finite(self._head)
-        if began:
-            self.choose_ns += time.perf_counter_ns() - began
+    def _take(self, token):
+        if token < 0:
+            raise InferenceError.not_finite(self._head)
         done, now = self.completion, time.perf_counter() - self.started
         if not done.prompt_s:
             done.first_token_s = done.prompt_s = now

@@ -1,7 +1,7 @@
-"""Continuous batching: which tokens of which requests make the next step.
+"""Continuous batching: requests come, take part in steps, get what comes of them, and go.
 
-`driving.py` says who calls all this. Only the driver touches requests, pages and lists. Everybody else leaves word, in
-flags and in the queue of arrivals, and raises `_is_changed`.
+`driving.py` says who calls all this, `gathering.py` which tokens of whom make a step. Only the driver touches requests,
+pages and lists. Everybody else leaves word, in flags and in the queue of arrivals, and raises `_is_changed`.
 """
 
 import heapq
@@ -15,19 +15,19 @@ import numpy as np
 
 from bitnet import steps
 from bitnet._core.batch import Batch
+from bitnet._core.drawing import Draws
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
-from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
+from bitnet.errors import BitNetError, ErrorContext, InferenceError, QueueFullError
+from bitnet.gathering import Gathering
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.lookup import Costs
-from bitnet.request import MAX_UNREAD, Activity, Request
+from bitnet.request import MAX_UNREAD, Activity
 
 __all__ = ["Scheduler"]
 
-MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
 
-
-class Scheduler(Driving):
+class Scheduler(Gathering, Driving):
     """The requests of one model on one engine. Threads may share it.
 
     Parameters
@@ -45,7 +45,7 @@ class Scheduler(Driving):
         self._where = {"model": model.path, "num_threads": config.num_threads}
         self._max_tokens = min(config.max_batch_tokens, max(program.context, config.max_batch_size))
         self.execution = Execution(program, self._max_tokens)
-        self._batch = Batch(self._max_tokens, program.vocab_size)
+        self._batch, self._draws = Batch(self._max_tokens, program.vocab_size), Draws(program.vocab_size)
         limit = None if config.max_kv_tokens is None else config.max_kv_tokens // PAGE_TOKENS
         self.context = program.context if limit is None else min(program.context, limit * PAGE_TOKENS)
         keep = -(-program.context // PAGE_TOKENS)
@@ -218,13 +218,25 @@ class Scheduler(Driving):
             if self._is_changed:  # whoever cancels raises this before
                 return False
             try:
-                self.execution.step(self._batch, self._config.num_threads)
+                self.execution.step(self._batch, self._config.num_threads, self._time_left())
             except InferenceError as error:
                 if error.message.startswith("the run was cancelled"):
                     self._is_changed = True
                     return False
                 raise
         return True
+
+    def _time_left(self):
+        """In how many seconds the batch is late for the most part, as `cancel` has it; None for never."""
+        if self._deadline is None:
+            return None
+        tokens = 0
+        limited = [(one.deadline, count) for one, count, _ in self._parts if one.deadline is not None]
+        for deadline, count in sorted(limited):
+            tokens += count
+            if 2 * tokens > self._batch.tokens:
+                return max(deadline - time.perf_counter(), 0.0)
+        return None
 
     def _arrange(self):
         """Let requests in and out, and see who has how much to do."""
@@ -276,107 +288,12 @@ class Scheduler(Driving):
         decoding = set(self._decoding)
         self._reading = [one for one in active if one not in decoding]
         self._parts = []
-        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
+        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting))
+                     if one.deadline is not None]  # fmt: skip
         self._deadline = min(deadlines, default=None)
 
     def _wait(self, request):
         heapq.heappush(self._waiting, (*request.order(), request))
-
-    def _gather(self):
-        """Fill the batch; False where pages are missing, for which somebody had to pause."""
-        batch, decoding = self._batch, self._decoding
-        batch.clear()
-        if len(decoding) > self._max_tokens:
-            decoding = decoding[: self._max_tokens]
-            self._decoding, self._parts = [*self._decoding[self._max_tokens :], *decoding], []
-        try:
-            if self._guesses:
-                self._gather_guesses(decoding)
-                decoding = ()
-            for request in decoding:
-                sequence = request.sequence
-                length = sequence.length
-                if length >= sequence.room or sequence.may_write_shared:
-                    self._short = request
-                    sequence.reserve(length + 1)
-                batch.add_token(sequence.pages, length, request.ids[length], request.leaders)
-            if self._reading:
-                self._parts = self._parts if self._guesses else [(request, 1, 1) for request in decoding]
-                self._gather_prompts(len(self._parts))
-            elif not self._guesses and len(self._parts) != len(decoding):  # empty where requests have changed
-                self._parts = [(request, 1, 1) for request in decoding]
-        except MemoryError as error:
-            self._make_room(self._short, error)
-            return False
-        return True
-
-    def _gather_guesses(self, decoding):
-        """Add the next token of each, and what is guessed to come then."""
-        batch, self._parts = self._batch, []
-        spare = self._max_tokens - len(decoding) - (self._config.prefill_chunk if self._reading else 0)
-        for request in decoding:
-            sequence = request.sequence
-            length, guesses = sequence.length, 0
-            if request.lookup is not None and spare > 0:
-                # No page is taken from others for a guess.
-                room = spare if self.cache.available else min(spare, sequence.room - length - 1)
-                guesses = request.guess(room, self._costs, len(decoding) - 1) if room > 0 else 0
-                spare -= guesses
-            if length + guesses >= sequence.room or sequence.may_write_shared:
-                self._short = request
-                sequence.reserve(length + 1 + guesses)
-            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses, request.leaders)
-            self._parts.append((request, 1 + guesses, 1 + guesses))
-
-    def _gather_prompts(self, decoding):
-        """Add the next tokens of prompts: half of the room is the oldest one's, then come the shortest."""
-        room = self._max_tokens - self._batch.tokens
-        chunk = self._config.prefill_chunk
-        # Others wait for the end of the step: those who are answered, or whose prompts are short.
-        room = min(room, chunk) if decoding else min(room, 2 * chunk) if len(self._reading) > 1 else room
-        waiting = sorted(self._reading, key=lambda one: (-one.priority, one.left, one.number))
-        oldest = min(waiting, key=Request.order)
-        plan = [(oldest, room - room // 2), *((one, room) for one in waiting)]
-        counts, logits, later = {}, MAX_LOGITS, []
-        for request, most in plan:
-            if request not in counts:
-                self._short = request
-                if request.shares and request.sequence.find(request.ids[: request.count]):
-                    later.append(request)
-                    continue
-                counts[request] = 0
-            more = min(request.left - counts[request], most, room, logits if request.all_logits else room)
-            counts[request] += more
-            room -= more
-            logits -= more if request.all_logits else 0
-        if not any(counts.values()) and not decoding:  # all wait for a page that another one is computing
-            counts[later[0]] = min(later[0].left, room)
-        for request, count in counts.items():
-            if count:
-                sequence = request.sequence
-                at = sequence.length
-                self._short = request
-                sequence.reserve(at + count)
-                outputs = count if request.all_logits else int(count == request.left)
-                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs, request.leaders)
-                self._parts.append((request, count, outputs))
-
-    def _make_room(self, request, error):
-        """Have the youngest request pause: it gives its pages back, and begins anew when there are some."""
-        others = [one for one in self._running if not one.has_ended and (one.sequence.room or one is request)]
-        if others == [request]:
-            self._end(request, "error", error)  # it is alone, and there is too little for it
-        else:
-            victim = max(others, key=lambda one: (one.is_stalled, one.order()))
-            victim.sequence.close(victim.ids)
-            victim.sequence = None
-            victim.paused()
-            self.pauses += 1
-            self._is_short = True
-            self._running.remove(victim)
-            with self._entrance:
-                self._wait(victim)
-        self._is_changed = True
 
     def _run_one_by_one(self, error):
         """Find whose fault an error is: nobody else's request is to end."""
@@ -403,7 +320,19 @@ class Scheduler(Driving):
 
     def _deliver(self, parts):
         """Give the logits to those who wait for them."""
-        batch, output = self._batch, 0
+        batch, draws, output = self._batch, self._draws, 0
+        draws.clear()
+        chosen = False
+        for request, _, outputs in parts:
+            if outputs and request.chooses:
+                request.prepare(batch, output, draws)
+                chosen = True
+            output += outputs
+        if draws.count:
+            draws.make(self._config.num_threads)
+        if chosen and self._clock is not None:
+            self._clock.lap("choose")
+        output = 0
         for request, count, outputs in parts:
             sequence = request.sequence
             length = sequence.length
@@ -413,13 +342,10 @@ class Scheduler(Driving):
                     sequence.remember(request.ids)
             if outputs:
                 try:
-                    request.take(batch, output, outputs)
+                    request.take(batch, output, outputs, draws)
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
-                if self._clock is not None:
-                    self._clock.choose_ns += request.choose_ns
-                    request.choose_ns = 0
                 output += outputs
                 if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
                     length, before = min(length + count, request.count - 1), length

@@ -45,16 +45,9 @@ def is_recorded() -> bool:
 
 
 class Clock:
-    """Of one step.
-
-    Attributes
-    ----------
-    choose_ns : int
-        What choosing tokens took, to be added up by whoever has them chosen.
-    """
+    """Of one step."""
 
     def __init__(self) -> None:
-        self.choose_ns = 0
         self._began = self._last = time.perf_counter_ns()
         self._spent: dict[str, int] = {}
 
@@ -66,8 +59,7 @@ class Clock:
     def tell(self) -> None:
         """The step is over."""
         self.lap("hand out")
-        self._spent["choose"] = self.choose_ns
-        self._spent["hand out"] -= self.choose_ns
+        self._spent.setdefault("choose", 0)
         for recorder in _recorders:
             recorder(self._began, self._spent)
 

@@ -16,6 +16,7 @@ from checkpoints import DATA, write_safetensors
 from bitnet import harness, tuning
 from bitnet._core import ops
 from bitnet._core.batch import Batch
+from bitnet._core.drawing import Draws
 from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet._core.sampling import History
@@ -222,6 +223,7 @@ def too_many_to_generate():
 
 # What someone else raised, and so said.
 PASSED_ON = {
+    ("request.py", "self._failure"),
     ("harness.py", "done.error"),
     ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
     ("cli/batch.py", ""), ("cli/batch_files.py", ""), ("cli/chat.py", ""), ("cli/chat.py", "problem[0]"),
@@ -354,9 +356,10 @@ ROWS = [
      "all 1 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
     ("request.py", "InferenceError.not_finite", lambda: engine().generate(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
-    ("request.py", "InferenceError.not_finite",
-     lambda: engine().generate(of_nan(), [1], GenerationConfig(repetition_penalty=1.1)),
-     "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/drawing.pyx", "ShapeError.mismatch", lambda: Draws(5).add(ONES[0], 0.5),
+     "logits has shape (4,); it must be (5,)"),
+    ("_core/drawing.pyx", "ShapeError.too_large", lambda: Draws(5).token(0),
+     "a draw is 0; the limit is -1 of those added"),
     ("_core/sampling.pyx", "InferenceError.token", lambda: History(4).add(np.array([3, 4], np.int32), False),
      "token 4 at position 1 is not in the vocabulary of 4"),
     ("_core/sampling.pyx", "ShapeError.mismatch", lambda: History(5).penalize(ONES[0], 1, 1, 1),

@@ -50,9 +50,10 @@ ARROWS = {
     "_core.screening": "_core.head_job _core.threads",
     "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
     "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",
+    "_core.clock": "",
     "_core.counting": "",
     "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
-    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.head_job "
+    "_core.program": "errors _core.batch _core.builder _core.clock _core.counting _core.gemm _core.head _core.head_job "
                      "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
@@ -67,8 +68,9 @@ ARROWS = {
     "vocabulary": "errors",
     "chat": "errors sandbox",
     "sandbox": "",
+    "_core.drawing": "errors _core.arrays _core.blocks _core.memory _core.threads",
     "_core.sampling": "errors _core.arrays _core.blocks _core.memory",
-    "sampling": "config errors _core.sampling",
+    "sampling": "config errors _core.drawing _core.sampling",
     "weight": "config quant tuning _core.quant _core.packing _core.matmul",
     "tuning": "errors _core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
@@ -85,10 +87,11 @@ ARROWS = {
               "kv_cache kv_state",
     "completion": "",
     "lookup": "",
-    "request": "completion errors lookup sampling steps",
+    "request": "completion errors lookup sampling",
     "driving": "request",
     "grammar": "errors",
-    "scheduler": "driving errors kv_cache lookup request steps _core.batch _core.program",
+    "gathering": "errors request",
+    "scheduler": "driving errors gathering kv_cache lookup request steps _core.batch _core.drawing _core.program",
     "stream": "completion errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",

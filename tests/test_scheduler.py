@@ -254,15 +254,52 @@ def test_a_cancelled_stream_gives_what_has_come(engine, model):
     assert len(list(first)) == 9
 
 
+class Operations:
+    """Looks at the operations of an engine's steps; at one of the first, where prompts are read, it does something."""
+
+    def __init__(self, engine, model, at, act):
+        self.execution = engine._scheduler(model).execution
+        self.execution.observer = self
+        self.at, self.act, self.seen, self.acted = at, act, 0, None
+
+    def __call__(self, number, *_):
+        self.seen += 1
+        if self.seen == self.at:
+            self.acted = (number, self.execution.program.names[number])
+            self.act()
+
+
 def test_a_prompt_can_be_cancelled_while_it_is_read(engine, model):
     stream = engine.stream(model, [5] * 110, FEW)
-    timer = threading.Timer(0.002, stream.cancel)
-    timer.start()
-    found = list(stream)
-    timer.join()
-    assert stream.completion.finish_reason in ("cancelled", "length")  # on a fast machine it may be over
-    assert len(found) == len(stream.completion.tokens)
+    looked = Operations(engine, model, 7, stream.cancel)
+    assert list(stream) == []
+    assert stream.completion.finish_reason == "cancelled"
+    assert (looked.seen, looked.acted[0]) == (7, 6)  # the operation after it was not begun
     assert pages_in_use(engine) == 0
+
+
+def test_a_prompt_can_run_out_of_time_while_it_is_read(engine, model):
+    stream = engine.stream(model, [5] * 110, FEW, timeout=0.2)
+    looked = Operations(engine, model, 7, lambda: time.sleep(0.25))
+    assert list(stream) == []
+    assert stream.completion.finish_reason == "timeout"
+    assert (looked.seen, looked.acted[0]) == (7, 6)
+    looked.execution.observer = None
+    assert pages_in_use(engine) == 0
+    assert engine.generate(model, [5] * 110, FEW, timeout=60).tokens == alone(model, [5] * 110, FEW).tokens
+
+
+def test_a_step_that_is_another_one_s_for_the_most_part_goes_on(engine, model):
+    # The late one would take the others' work with it, which had to be done again.
+    short = engine.stream(model, [5], FEW, timeout=0.2)
+    long = engine.stream(model, [7] * 100, FEW)
+    looked = Operations(engine, model, 7, lambda: time.sleep(0.25))
+    found = [piece.token for piece in long]
+    assert looked.acted is not None
+    assert len(list(short)) <= 1  # of the step that it was in
+    assert short.completion.finish_reason == "timeout"
+    assert found == alone(model, [7] * 100, FEW).tokens
+    assert looked.seen % len(looked.execution.program.names) == 0  # no step was broken off
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.05])

@@ -15,9 +15,9 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
+from bitnet._core.clock cimport now_ns
 from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.head_job cimport HEAD_TILE_BYTES
@@ -75,12 +75,6 @@ def remove_recorder(function):
     """
     if function in _recorders:
         _recorders.remove(function)
-
-
-cdef inline int64_t _now_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef class Program:
@@ -270,6 +264,7 @@ cdef class Execution:
     cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch, _parts
     cdef int _gemm_threads
     cdef int _is_cancelled
+    cdef int64_t _until_ns         # when a step is to be cancelled, or 0
     cdef public object observer
 
     def __init__(self, Program program not None, max_tokens):
@@ -331,7 +326,8 @@ cdef class Execution:
         cdef const uintptr_t[::1] page_view
         cdef const Py_ssize_t[::1] room_view
         cdef Py_ssize_t tokens = len(ids)
-        cdef int64_t entered = _now_ns() if _recorders else 0
+        cdef int64_t entered = now_ns() if _recorders else 0
+        self._until_ns = 0
         for name, array in (("ids", ids), ("positions", positions), ("sequences", sequences), ("outputs", outputs)):
             if checked(array, name, np.int32).ndim != 1:
                 raise ShapeError.dimensions(name, "(outputs,)" if name == "outputs" else "(tokens,)", array.shape)
@@ -361,7 +357,7 @@ cdef class Execution:
             raise InferenceError.not_finite(program.names[program._count - 1])
         return logits
 
-    def step(self, Batch batch not None, num_threads=None):
+    def step(self, Batch batch not None, num_threads=None, seconds=None):
         """Run the tokens of a batch, whose logits are there afterwards.
 
         It takes less time than `run`, which makes arrays. Whether the logits are finite is for `Batch.best` to say.
@@ -371,6 +367,8 @@ cdef class Execution:
         batch : Batch
             Not empty.
         num_threads : int, optional
+        seconds : float, optional
+            After which it is cancelled, as by `cancel`.
 
         Raises
         ------
@@ -378,7 +376,7 @@ cdef class Execution:
             As of `run`.
         """
         cdef Run r
-        cdef int64_t entered = _now_ns() if _recorders else 0
+        cdef int64_t entered = now_ns() if _recorders else 0
         if batch.tokens > self.max_tokens:
             raise InferenceError.too_many_tokens(batch.tokens, self.max_tokens)
         if batch.vocab_size != self.program.vocab_size:
@@ -387,6 +385,7 @@ cdef class Execution:
         batch.fill(&r, self.program._shape.context)
         if r.leaders != NULL and (self.observer is not None or not self.program.screens(thread_count(num_threads))):
             r.leaders = NULL
+        self._until_ns = 0 if seconds is None else now_ns() + <int64_t>(1e9 * min(<double>seconds, 1e9))
         self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
 
     cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
@@ -407,14 +406,14 @@ cdef class Execution:
         if recorders:
             taken = np.zeros(program._count + 2, np.int64)
             times_view = taken
-            times, began = &times_view[1], _now_ns()
+            times, began = &times_view[1], now_ns()
         while first < program._count and failed < 0:
             last = program._count if self.observer is None else first + 1
             failed = self._run_operations(r, first, last, threads, times)
             if self.observer is not None and failed < 0 and self.observer(first, *self._seen(first, r.tokens, logits)):
                 return False
             first = last
-        ended = _now_ns() if recorders else 0
+        ended = now_ns() if recorders else 0
         if failed >= 0 and self._is_cancelled:
             self._is_cancelled = 0
             raise InferenceError.cancelled(program.names[failed])
@@ -423,7 +422,7 @@ cdef class Execution:
         if failed >= 0:
             raise InferenceError.not_finite(program.names[failed]) from self._status(failed, "its input is not finite")
         if recorders:
-            taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
+            taken[0], taken[program._count + 1] = began - entered, now_ns() - ended
             places, starts = np.array(<int32_t[:r.tokens]><int32_t *>r.positions), np.frombuffer(self._tiles, np.int32)
             attended, read, within = positions_of(places, starts[: r.n_tiles + 1], program.windows)
             for recorder in recorders:
@@ -448,9 +447,12 @@ cdef class Execution:
         cdef Operation op
         cdef uint8_t *job_scratch = self._job_scratch.data
         cdef int *is_cancelled = &self._is_cancelled
-        cdef int64_t before = _now_ns() if times != NULL else 0, after
+        cdef int64_t until = self._until_ns
+        cdef int64_t before = now_ns() if times != NULL else 0, after
         with nogil:
             for i in range(first, last):
+                if until != 0 and now_ns() >= until:
+                    raise_flag(is_cancelled)
                 if is_cancelled[0]:
                     return i
                 op = program._operations[i]
@@ -458,7 +460,7 @@ cdef class Execution:
                 if operate(r, job_scratch, threads):
                     return i
                 if times != NULL:
-                    after = _now_ns()
+                    after = now_ns()
                     times[i] += after - before
                     before = after
         return -1
