@@ -5,7 +5,7 @@
 
 Peers, where installed: llama.cpp (its wheel `xllamacpp`) on a file of random TQ2_0 weights with a Q6_K head; Litespark,
 with its int4 head and prompts in parts of 64 tokens; PyTorch, the matrix products alone, in bfloat16, without
-attention, norms and head. Weights are random, shapes are the same. What is printed is Markdown: the median, and the least
+attention, norms and head. Weights are random, shapes are the same. What is printed is Markdown: the median, the least
 and the most.
 """
 

@@ -216,14 +216,11 @@ cdef class Program:
         """Whether its head can leave out what no one will look at; makes it ready."""
         cdef Operation *op = &self._operations[self._count - 1]
         cdef Int8Rows table
-        cdef const float[::1] reach
         if op.kind != HEAD or op.dtype != OPS_INT8:
             return False
         table = self.operations[self._count - 1]["table"]
-        if op.head.reach == NULL:
-            table.measure(threads)
-            reach = table.reach
-            op.head.reach = &reach[0]
+        table.measure(threads)
+        op.head.reach = table.reach_data
         return True
 
     def _rotation(self, theta, config):

@@ -166,6 +166,24 @@ static inline int bitnet_allowed_cpus(void) {
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
+/* Keep this thread on the CPU with this number among those that it may run on, counted round and round; 0 where that is not
+ * possible. */
+static inline int bitnet_stay_on_cpu(int number) {
+#ifdef CPU_COUNT
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
+    number %= CPU_COUNT(&allowed);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || number-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        return sched_setaffinity(0, sizeof one, &one) == 0;
+    }
+#endif
+    (void)number;
+    return 0;
+}
+
 #if BITNET_X86 && !defined(BITNET_EMULATED)
 
 static inline void bitnet_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t r[4]) {
