@@ -436,7 +436,7 @@ def _loaded(checkpoint, engine_config, progress):
         module.build(builder, config)
         program = Program(builder, engine_config.kv_dtype)
         weights.finish()
-        checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
+        checksums = Checksums(checkpoint, program) if engine_config.verify else None
         on_error.pop_all()
     model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
     give_back_unused()  # what loading took for a moment would count beside what running takes

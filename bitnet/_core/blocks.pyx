@@ -285,7 +285,7 @@ cdef class Pool:
         guards = getattr(config, "guards", None)
         if guards is None:
             guards = IS_DEBUG or os.environ.get("BITNET_DEBUG", "") not in ("", "0")
-        wants_huge_pages = getattr(config, "huge_pages", True) and huge_page_mode() != "never"
+        wants_huge_pages = getattr(config, "huge_pages", True) and huge_page_mode() not in ("never", "disabled")
         self.pool = bitnet_new_pool(getattr(config, "threshold", 1 << 20), getattr(config, "limit", None) or 0,
                                     wants_huge_pages, guards)
         if self.pool == NULL:

@@ -105,7 +105,7 @@ cdef class Program:
     cdef Shape _shape
     cdef readonly object names, kinds, widths, windows, operations
     cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
-    cdef object _angles
+    cdef readonly object _angles   # by the base of the frequencies: cosines, and sines
 
     def __init__(self, builder, kv_dtype="float16"):
         cdef Operation *op
@@ -130,7 +130,7 @@ cdef class Program:
                                                "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
-        self._angles = {}  # by the base of the frequencies
+        self._angles = {}
         for i, operation in enumerate(builder.operations):
             op = &self._operations[i]
             op.kind = <Kind><int>_KINDS.index(operation["kind"])

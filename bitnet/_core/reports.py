@@ -1,5 +1,6 @@
 """What the memory pool tells: statistics, leaks, pressure; and what the system says about its memory."""
 
+import contextlib
 import dataclasses
 import datetime
 import linecache
@@ -215,19 +216,24 @@ def written_frames(frames: tuple[tuple[Any, int], ...]) -> tuple[str, ...]:
 # ---- the system
 
 
-def huge_page_mode(path: str = "/sys/kernel/mm/transparent_hugepage/enabled") -> str:
+def huge_page_mode(
+    path: str = "/sys/kernel/mm/transparent_hugepage/enabled", status: str = "/proc/self/status"
+) -> str:
     """Read what the system does with memory that would like huge pages.
 
     Parameters
     ----------
-    path : str, optional
-        Where Linux says so.
+    path, status : str, optional
+        Where Linux says so, and where it says what it does for this process.
 
     Returns
     -------
     str
-        ``always``, ``madvise``, ``never`` or ``unknown``.
+        ``always``, ``madvise``, ``never``, ``disabled`` (for this process, by ``prctl``) or ``unknown``.
     """
+    with contextlib.suppress(OSError), open(status, encoding="ascii", errors="replace") as file:
+        if any(line.split() == ["THP_enabled:", "0"] for line in file):
+            return "disabled"
     try:
         with open(path, encoding="ascii") as file:
             return file.read().partition("[")[2].partition("]")[0] or "unknown"

@@ -170,6 +170,11 @@ def test_what_is_stale(tmp_path, monkeypatch):
     assert machine.stale_modules() == []  # no checkout
     (tmp_path / "pyproject.toml").touch()
     assert machine.stale_modules() == ["cpu"]
+    for name, changed in (("cpu.pyx", 5), ("ops.pxd", 40), ("kernels/i2.h", 5), ("arena.h", 15)):
+        (core / name).parent.mkdir(exist_ok=True)
+        (core / name).touch()
+        os.utime(core / name, (changed, changed))
+    assert machine.stale_modules() == ["arena.h", "ops"]
 
 
 def test_a_variable_that_says_nothing(capsys, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tiny
-from checkpoints import DATA, bf16, write_folder
+from checkpoints import DATA, bf16, flip_in_every_array, write_folder
 
 import bitnet
 from bitnet import EngineConfig, KernelError, ModelLoadError, TernaryWeight
@@ -363,3 +363,10 @@ def test_activations_can_be_left_as_they_are(name):
     with bitnet.load(DATA / name, FLOAT32.replace(activations="float32")) as loaded:
         away = np.abs(loaded.infer(prompt) - known).max()
     assert 0.1 < away < 8  # the rounding to 8 bits is most of the difference between the functions
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "float"}], ids=str)
+def test_checksums_know_every_array(tmp_path, settings):
+    path, _, _ = family(tmp_path, "qwen3")
+    with bitnet.load(path, num_threads=1, verify="load", **settings) as loaded:
+        flip_in_every_array(loaded.model)
