@@ -1,6 +1,7 @@
 """The engine: loads models, runs them, and decides which tokens come next."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -294,13 +295,22 @@ class InferenceEngine(TextMethods):
             If the prompt is empty or too long; a `QueueFullError` if too many requests wait.
         """
         scheduler, config = self._scheduler(model), config or model.generation_config
-        if config.num_return_sequences > 1:
-            raise ConfigurationError.conflict("stream", "a stream is one answer; num_return_sequences is "
-                                              f"{config.num_return_sequences}")  # fmt: skip
-        request = self._generation(scheduler, model, prompt, config, Inbox(), priority=priority, timeout=timeout,
-                                   processor=logits_processor, grammar=grammar)  # fmt: skip
+        _check_one("stream", config)
+        options = {"priority": priority, "timeout": timeout, "processor": logits_processor, "grammar": grammar}
+        request = self._generation(scheduler, model, prompt, config, Inbox(), **options)
         scheduler.submit(request)
-        return Stream(scheduler, request, on_piece)
+        return Stream(scheduler, request, on_piece, functools.partial(self._rewound, model, options))
+
+    @ErrorContext.during("rewind")
+    def _rewound(self, model, options, stream, before, tokens, config, on_piece):
+        """The stream that goes on from the first tokens of an answer."""
+        _check_one("rewind", config)
+        scheduler, done = self._scheduler(model), before.completion
+        stream.close()  # first: then what it has computed can be taken over
+        ids = before.ids[: done.prompt_tokens].copy()
+        request = self._generation(scheduler, model, ids, config, Inbox(), before=done, kept=tokens, **options)
+        scheduler.submit(request)
+        return Stream(scheduler, request, on_piece, functools.partial(self._rewound, model, options))
 
     @ErrorContext.during("save_state")
     def save_state(self, model: Model, path: str | os.PathLike[str], prompt: Prompt) -> int:
@@ -444,6 +454,12 @@ class InferenceEngine(TextMethods):
                 # A cancel may have been meant for a request that has just left: then do it again.
                 if not error.message.startswith("the run was cancelled") or self._cancels != cancels:
                     raise
+
+
+def _check_one(method, config):
+    if config.num_return_sequences > 1:
+        raise ConfigurationError.conflict(method, "a stream is one answer; num_return_sequences is "
+                                          f"{config.num_return_sequences}")  # fmt: skip
 
 
 def _is_list_of_prompts(prompt):

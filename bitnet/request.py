@@ -176,13 +176,17 @@ class Generation(Request):
         Which of several of one prompt: a given seed counts up with it.
     context : int
         The most tokens, prompt included.
+    before : Completion, optional
+        An answer to go on from.
+    kept : int, optional
+        How many tokens of it stay.
     """
 
     chooses = True
 
     def __init__(
         self, model, ids, config, inbox, context, *, number=0, sample=0, priority=0, timeout=None, processor=None,
-        grammar=None,
+        grammar=None, before=None, kept=0,
     ):  # fmt: skip
         self.started = time.perf_counter()
         most = min(context, len(ids) + config.max_new_tokens)
@@ -210,6 +214,13 @@ class Generation(Request):
         if not (self._few or processor or grammar):  # those look at all, or change some
             self.leaders = self.sampler.leaders
         self._is_plain = self.sampler.is_greedy and not self._few and processor is None and grammar is None
+        if kept:
+            self.sampler.skip(kept)
+            for token in before.tokens[:kept]:
+                self._append(token)
+            if config.logprobs is not None and before.logprobs is not None:
+                self.completion.logprobs += before.logprobs[:kept]
+                self.completion.top_logprobs += before.top_logprobs[:kept]
 
     def guess(self, room, costs, others):
         """Write guesses of the next tokens behind the known ones; returns how many."""
@@ -269,29 +280,34 @@ class Generation(Request):
         if token in self._ends:
             self.end("eos")
             return
-        self.ids[self.count] = token
-        self.count += 1
-        done.tokens.append(token)
+        text, is_stopped = self._append(token)
         logprob = top = None
         if done.logprobs is not None:
             logprob, top = self.sampler.logprob, self.sampler.top_logprobs
             done.logprobs.append(logprob)
             done.top_logprobs.append(top)
+        if self.inbox.wants_pieces:
+            self.put += 1
+            self.inbox.pieces.append(Piece(text, token, logprob, top, self.completion_number))
+        if is_stopped:
+            self.end("stop")
+        elif self.count >= self._most:
+            self.end("length")
+
+    def _append(self, token):
+        """Put a token behind the others; the text that is certain now, and whether it ends the answer."""
+        self.ids[self.count] = token
+        self.count += 1
+        self.completion.tokens.append(token)
         text, is_stopped = "", False
         if self._decoder is not None:
             text = self._decoder.put(token)
             if self._stop is not None:
                 text, is_stopped = self._stop.put(text)
-            done.text += text
-        if self.inbox.wants_pieces:
-            self.put += 1
-            self.inbox.pieces.append(Piece(text, token, logprob, top, self.completion_number))
+            self.completion.text += text
         if self._grammar is not None:
             is_stopped |= self._grammar.accept(token)
-        if is_stopped:
-            self.end("stop")
-        elif self.count >= self._most:
-            self.end("length")
+        return text, is_stopped
 
     @property
     def reason(self):

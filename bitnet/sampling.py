@@ -226,6 +226,16 @@ class Sampler:
             config.min_p or 0.0, config.typical_p,
         )  # fmt: skip
 
+    def skip(self, count: int) -> None:
+        """Leave out the random numbers of tokens that are there already.
+
+        Parameters
+        ----------
+        count : int
+        """
+        if self.config.do_sample:
+            self._random.bit_generator.advance(count)  # type: ignore[attr-defined]
+
     def new_draws(self) -> Draws:
         """Give room for draws that are not made with those of others."""
         return Draws(self.vocab_size)

@@ -330,6 +330,9 @@ ROWS = [
     ("engine.py", "ConfigurationError.conflict",
      lambda: engine().stream(loaded(), [1], GenerationConfig(do_sample=True, num_return_sequences=2)),
      "stream: a stream is one answer; num_return_sequences is 2"),
+    ("stream.py", "ConfigurationError.value", lambda: engine().stream(loaded(), [1]).rewind(1),
+     "Stream.rewind.tokens is 1; it must be a whole number from 0 to 0: that many have come, and leave room for one "
+     "more"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1]], streamer=ONES),
      "generate: a streamer is for one answer, and instead of on_piece"),
     ("grammar.py", "DeviceError.missing_extra", without_llguidance,

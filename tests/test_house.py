@@ -92,7 +92,7 @@ ARROWS = {
     "grammar": "errors",
     "gathering": "errors request",
     "scheduler": "driving errors gathering kv_cache lookup request steps _core.batch _core.drawing _core.program",
-    "stream": "completion errors",
+    "stream": "completion config errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",
     "texts": "embedding scoring",
