@@ -26,7 +26,7 @@ cdef enum:
     PREPARE_CYCLES = 830
     CHUNK_COLS = GEMM_STEPS * GEMM_COLS
     # Of a panel, in the packing whose tiles are the narrowest.
-    CHUNK_TILE_BYTES = CHUNK_COLS // 16 * BITNET_TILE_BYTES
+    CHUNK_TILE_BYTES = (CHUNK_COLS >> 4) * BITNET_TILE_BYTES  # no division: in a debug build that is a function
     # Memory of a member: the expanded weights, a block's last tiles, prepared inputs, and rows that nobody reads.
     TAIL_AT = UNIT_BLOCKS * GEMM_CHUNK_WEIGHT_BYTES
     INPUTS_AT = TAIL_AT + GEMM_PANELS * CHUNK_TILE_BYTES
