@@ -68,8 +68,7 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     """
     global _depth
     number = _level_of("level", level) if isinstance(level, str) else level
-    handler = _handler()
-    _root.addHandler(handler)
+    _write(1)
     if not _levels:
         _levels.append(_root.level)
     _levels.append(number)
@@ -88,7 +87,7 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
         _root.setLevel(_levels[-1])
         if len(_levels) == 1:
             _levels.clear()
-        _root.removeHandler(handler)
+        _write(-1)
 
 
 def debug_trace(message: str, *args: Any, **data: Any) -> None:
@@ -221,10 +220,15 @@ def _level_of(source: str, word: str) -> int:
 
 
 class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what `sys.stderr` is now, which tests and notebooks replace."""
+    """Writes to what `sys.stderr` is now, which tests and notebooks replace; but nothing that others write there."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = logging.getLogger().handlers if _root.propagate else ()
+        if not any(getattr(one, "stream", None) is sys.stderr and one.level <= record.levelno for one in others):
+            super().emit(record)
 
     @property
     def stream(self) -> Any:
@@ -235,10 +239,18 @@ class _StandardError(logging.StreamHandler[Any]):
         pass
 
 
-def _handler() -> logging.Handler:
-    handler = _StandardError()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    return handler
+_handler = _StandardError()
+_handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+_writers = 0  # who wants messages written
+
+
+def _write(more: int) -> None:
+    global _writers
+    _writers += more
+    if _writers:
+        _root.addHandler(_handler)  # once, however often it is added
+    else:
+        _root.removeHandler(_handler)
 
 
 def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
@@ -262,5 +274,5 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
         _depth += 1
     if word or is_on:
         _root.setLevel(level)
-        _root.addHandler(_handler())
+        _write(1)
     _trace_operations(bool(word) and level <= TRACE)

@@ -1,9 +1,13 @@
 """Which tokens of which requests make the next step, and who pauses where pages are missing."""
 
+import logging
+
 from bitnet.errors import MemoryError
 from bitnet.request import Request
 
 __all__ = ["Gathering"]
+
+_log = logging.getLogger(__name__)
 
 MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
 MAX_SCORED = 8  # of these, where others are answered: so many are looked at in about the time of their step
@@ -107,6 +111,7 @@ class Gathering:
             victim.paused()
             self.pauses += 1
             self._is_short = True
+            _log.debug("request %d pauses: request %d needs a page, and %s", victim.number, request.number, error)
             self._running.remove(victim)
             with self._entrance:
                 self._wait(victim)

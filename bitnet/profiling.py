@@ -113,13 +113,13 @@ class Profile:
         threads: int, within: dict[int, tuple[int, int]],
     ) -> None:  # fmt: skip
         recording = max(0, time.perf_counter_ns() - start_ns - int(times.sum()))
-        thread = threading.get_ident()
+        thread = threading.get_native_id()  # small: viewers of traces take 32 bits
         run = _Run(program, start_ns, times, tokens, outputs, attended, read, threads, within, thread, recording)
         self._runs.append(run)
         self._last[thread] = run
 
     def _add_step(self, start_ns: int, spent: dict[str, int]) -> None:
-        run = self._last.pop(threading.get_ident(), None)
+        run = self._last.pop(threading.get_native_id(), None)
         if run is None or run.start_ns < start_ns:  # its run began before the profile
             return
         inside = int(run.times.sum()) + run.recording_ns

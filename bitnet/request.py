@@ -107,6 +107,7 @@ class Request:
     leaders = 0
     chooses = False  # what follows, by `prepare`
     lookup = None
+    reason = "read"  # why it ended
 
     def __init__(self, ids: Any, count: int, inbox: Any, priority: int = 0, deadline: float | None = None) -> None:
         self.ids, self.count, self.inbox = ids, count, inbox
@@ -325,6 +326,10 @@ class Generation(Request):
         if self._grammar is not None:
             is_stopped |= self._grammar.accept(token)
         return text, is_stopped
+
+    @property
+    def reason(self):
+        return self.completion.finish_reason
 
     def end(self, reason, error=None):
         done = self.completion

@@ -6,6 +6,7 @@ pages and lists. Everybody else leaves word, in flags and in the queue of arriva
 
 import heapq
 import itertools
+import logging
 import os
 import time
 import weakref
@@ -25,6 +26,8 @@ from bitnet.lookup import Costs
 from bitnet.request import MAX_UNREAD, Activity
 
 __all__ = ["Scheduler"]
+
+_log = logging.getLogger(__name__)
 
 
 class Scheduler(Gathering, Driving):
@@ -380,6 +383,9 @@ class Scheduler(Gathering, Driving):
                     error = told
             request.end(reason, error)
         if request.sequence is not None:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("request %d ends (%s): %d tokens, of which %d were in memory", request.number,
+                           error or request.reason, request.count, request.sequence.shared)  # fmt: skip
             request.sequence.close(None if error is not None else request.ids)
             request.sequence = None
         self._is_changed, self._is_short = True, False

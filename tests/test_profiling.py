@@ -160,6 +160,7 @@ def test_the_chrome_trace(found, tmp_path, model):
     end = runs[0]["ts"] + runs[0]["dur"]
     first = [event for event in events if runs[0]["ts"] <= event["ts"] < end and event["cat"] not in ("run", "engine")]
     assert sum(event["dur"] for event in first) == pytest.approx(runs[0]["dur"])
+    assert all(0 < event["tid"] < 1 << 32 and 0 < event["pid"] < 1 << 32 for event in events)
     assert all(set(event) == {"ph", "pid", "tid", "name", "cat", "ts", "dur", "args"} for event in events)
 
 

@@ -391,7 +391,7 @@ cdef class Pool:
         found = np.empty((bitnet_list_arenas(<bitnet_pool *>self.pool, NULL, 0) + SPARE, 2), np.uint64)
         cdef uint64_t[:, ::1] rows = found
         cdef size_t count = bitnet_list_arenas(<bitnet_pool *>self.pool, <uintptr_t *>&rows[0, 0], rows.shape[0])
-        return found[:min(count, len(found))]
+        return found[:min(<Py_ssize_t>count, <Py_ssize_t>len(found))]
 
     cdef int tag_of(self, Block block) noexcept:
         return _state(block).block.tag

@@ -22,11 +22,11 @@ cdef enum:
     UNIT_BLOCKS = 40
     UNIT_TOKENS = 256
     # What units repeat, in cycles of a Zen 4 a chunk: the expansion of a block, the preparation of four tokens.
-    EXPAND_CYCLES = 800
-    PREPARE_CYCLES = 1300
+    EXPAND_CYCLES = 900
+    PREPARE_CYCLES = 830
     CHUNK_COLS = GEMM_STEPS * GEMM_COLS
     # Of a panel, in the packing whose tiles are the narrowest.
-    CHUNK_TILE_BYTES = CHUNK_COLS // 16 * BITNET_TILE_BYTES
+    CHUNK_TILE_BYTES = (CHUNK_COLS >> 4) * BITNET_TILE_BYTES  # no division: in a debug build that is a function
     # Memory of a member: the expanded weights, a block's last tiles, prepared inputs, and rows that nobody reads.
     TAIL_AT = UNIT_BLOCKS * GEMM_CHUNK_WEIGHT_BYTES
     INPUTS_AT = TAIL_AT + GEMM_PANELS * CHUNK_TILE_BYTES

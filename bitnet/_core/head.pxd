@@ -12,6 +12,7 @@ cdef class Int8Rows:
     cdef Block block               # whose data that is, or None
     cdef object mapping            # else who has it
     cdef readonly object reach     # float32, (panels,): of screening.pyx; None before that is used
+    cdef const float *reach_data   # its numbers
     cdef int pause                 # products that are not screened
     # Make ready for products of which only the largest numbers are wanted.
     cdef int measure(self, int threads) except -1

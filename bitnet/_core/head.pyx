@@ -10,6 +10,7 @@ any batch. Rows lie in panels of 16 (``kernels/head_kernel.h``): a product reads
 
 import numpy as np
 
+cimport cython
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -171,13 +172,15 @@ cdef class Int8Rows:
     cdef int measure(self, int threads) except -1:
         cdef HeadJob job
         cdef float[::1] view
-        if self.reach is None:
-            reach = np.empty(self.panels, np.float32)
-            view = reach
-            load_rows(&job, self)
-            with nogil:
-                measure_reach(&job, &view[0], threads)
-            self.reach = reach
+        if self.reach is not None:
+            return 0
+        view = reach = np.empty(self.panels, np.float32)
+        load_rows(&job, self)
+        with nogil:
+            measure_reach(&job, &view[0], threads)
+        with cython.critical_section(self):
+            if self.reach is None:  # else another thread was first, and its numbers are in use
+                self.reach_data, self.reach = &view[0], reach
         return 0
 
     def multiply(self, x, num_threads=None, leaders=None):
@@ -212,7 +215,6 @@ cdef class Int8Rows:
         cdef float[:, ::1] y_view = y
         load_rows(&job, self)
         cdef const int32_t[::1] leaders_view
-        cdef const float[::1] reach_view
         if leaders is not None:
             if checked(leaders, "leaders", np.int32).shape != (len(x),):
                 raise ShapeError.mismatch("leaders", (len(x),), leaders.shape)
@@ -220,8 +222,8 @@ cdef class Int8Rows:
                 raise ShapeError.too_large("the number of leaders", int(leaders.max()), MAX_LEADERS, "logits")
             if (leaders > 0).all():
                 self.measure(threads)
-                leaders_view, reach_view = leaders, self.reach
-                job.leaders, job.reach = &leaders_view[0], &reach_view[0]
+                leaders_view = leaders
+                job.leaders, job.reach = &leaders_view[0], self.reach_data
         cdef Block scratch = allocate(head_scratch_bytes(&job, len(x)), "scratch")
         job.x, job.x_stride, job.picked, job.tokens = &view[0, 0], self.cols, &picked_view[0], len(x)
         job.y = &y_view[0, 0]

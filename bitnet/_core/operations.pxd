@@ -53,6 +53,9 @@ cdef struct Run:
     Py_ssize_t *starts             # of the units of a product
     uint8_t *gemm_scratch          # for products of many tokens
     int gemm_threads
+    float *parts                   # of attention: `parts_bytes(shape, parts_threads)`
+    int parts_threads
+    Py_ssize_t n_parts, parts_per_unit  # of each sequence, where they are computed apart
     uint8_t *scratch
     Py_ssize_t tokens
     const int32_t *ids
@@ -79,3 +82,6 @@ cdef inline float *result_of(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
 
 cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil
+
+# What attention needs on so many threads, in bytes.
+cdef Py_ssize_t parts_bytes(const Shape *shape, int threads) noexcept nogil

@@ -24,7 +24,7 @@ from bitnet._core.head_job cimport HEAD_TILE_BYTES
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
-from bitnet._core.operations cimport attend_together, operate
+from bitnet._core.operations cimport attend_together, operate, parts_bytes
 from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
@@ -216,14 +216,11 @@ cdef class Program:
         """Whether its head can leave out what no one will look at; makes it ready."""
         cdef Operation *op = &self._operations[self._count - 1]
         cdef Int8Rows table
-        cdef const float[::1] reach
         if op.kind != HEAD or op.dtype != OPS_INT8:
             return False
         table = self.operations[self._count - 1]["table"]
-        if op.head.reach == NULL:
-            table.measure(threads)
-            reach = table.reach
-            op.head.reach = &reach[0]
+        table.measure(threads)
+        op.head.reach = table.reach_data
         return True
 
     def _rotation(self, theta, config):
@@ -261,7 +258,7 @@ cdef class Execution:
 
     cdef readonly Program program
     cdef readonly Py_ssize_t max_tokens
-    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch
+    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch, _parts
     cdef int _gemm_threads
     cdef int _is_cancelled
     cdef int64_t _until_ns         # when a step is to be cancelled, or 0
@@ -280,6 +277,7 @@ cdef class Execution:
         self._job_scratch = allocate(most, "scratch")
         self._gemm_threads = thread_count(None)
         self._gemm_scratch = allocate(gemm_scratch_bytes(self._gemm_threads), "scratch")
+        self._parts = allocate(parts_bytes(&program._shape, self._gemm_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
@@ -401,6 +399,7 @@ cdef class Execution:
         r.n_strips = cut(r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.starts = <Py_ssize_t *>self._starts.data
         r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
+        r.parts, r.parts_threads = <float *>self._parts.data, self._gemm_threads
         if recorders:
             taken = np.zeros(program._count + 2, np.int64)
             times_view = taken

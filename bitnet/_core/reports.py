@@ -89,7 +89,8 @@ class MemoryStats:
     small_block, large_block : BlockStats
         Blocks that are slots of a slab, and those that are extents of their own.
     size_distribution : dict of int to int
-        Live blocks by size: of at most so many bytes, and more than half of that.
+        Live blocks by size: of at most so many bytes, and more than half of that. Small ones by their slots, which are
+        up to an eighth larger, and larger still of a block that was resized where it is.
     by_tag : dict of str to TagStats
         Live blocks by what they are for.
     last_updated : datetime.datetime

@@ -3,7 +3,7 @@
  *   vpdpbusd   u8 codes x i8 inputs, four neighbours summed into the row's i32 lane
  *   vpermw     looks 32 rows' triples up in a table of 32 i16 sums; it reads the low five bits of each index
  *   vpaddw     adds them up
- *   vpmaddubsw builds the tables: (input + 128) x weight, pairs summed to i16
+ *   vpmaddubsw builds the tables: (input + 128) x weight, pairs summed to i16; vpshufb brings the inputs to all words
  *
  * On Zen 4 vpermw and vpaddw run beside vpdpbusd: registers only, 232 G multiply-accumulates a second of vpdpbusd alone,
  * 272 of the other two alone, 337 of both together. gemm_expand_avx512vnni.h says how indices lie.
@@ -33,26 +33,24 @@ static const int8_t GEMM_THIRD[64] BITNET_ALIGN64 = {
 BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t steps, uint8_t *inputs,
                                            int32_t *sums) {
     const __m512i first_i8x64 = _mm512_load_si512(GEMM_FIRST_TWO), third_i8x64 = _mm512_load_si512(GEMM_THIRD);
-    const __m128i flip_u8x16 = _mm_set1_epi8((char)0x80);
+    const __m512i flip_u8x64 = _mm512_set1_epi8((char)0x80);
+    const __m512i inputs_u8x64 = _mm512_broadcast_i32x4(_mm_setr_epi32(0, -1, -1, -1));
     uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     int32_t sums_i32x8[8];
     for (ptrdiff_t step = 0; step < steps; step++, inputs += GEMM_TABLE_BYTES)
         for (int t = 0; t < GEMM_TOKENS; t++) {
             const int8_t *at = x + t * x_stride + step * GEMM_COLS;
-            uint32_t pairs[4], thirds[4];
             memcpy(dots + step * GEMM_INPUT_BYTES + 4 * t, at, 4);
             memcpy(dots + step * GEMM_INPUT_BYTES + 16 + 4 * t, at + 4, 4);
-            /* Words (g2[j], g3[j]) and (g4[j], 128), each twice, for the two words of a lane. */
-            const __m128i flipped_u8x16 = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(at + 4)), flip_u8x16);
-            const __m128i g2 = _mm_srli_si128(flipped_u8x16, 4), g3 = _mm_srli_si128(flipped_u8x16, 8);
-            const __m128i g4 = _mm_srli_si128(flipped_u8x16, 12);
-            const __m128i two_u16x8 = _mm_unpacklo_epi8(g2, g3), one_u16x8 = _mm_unpacklo_epi8(g4, flip_u8x16);
-            _mm_storeu_si128((__m128i *)pairs, _mm_unpacklo_epi16(two_u16x8, two_u16x8));
-            _mm_storeu_si128((__m128i *)thirds, _mm_unpacklo_epi16(one_u16x8, one_u16x8));
+            /* Bytes 4 to 15 of each lane: groups 2, 3 and 4, plus 128; byte 0: 128, in place of one of group 1. */
+            const __m512i all_i8x64 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(at + 4)));
+            const __m512i all_u8x64 = _mm512_ternarylogic_epi32(all_i8x64, inputs_u8x64, flip_u8x64, 0x6a); /* a & b ^ c */
             for (int j = 0; j < 4; j++) {
-                const __m512i two = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)pairs[j]), first_i8x64);
-                const __m512i one = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)thirds[j]), third_i8x64);
-                _mm512_store_si512(inputs + 256 * j + 64 * t, _mm512_add_epi16(two, one));
+                const __m512i two_u8x64 = _mm512_shuffle_epi8(all_u8x64, _mm512_set1_epi16((int16_t)(0x0804 + 0x0101 * j)));
+                const __m512i one_u8x64 = _mm512_shuffle_epi8(all_u8x64, _mm512_set1_epi16((int16_t)(0x000c + j)));
+                const __m512i two_i16x32 = _mm512_maddubs_epi16(two_u8x64, first_i8x64);
+                const __m512i one_i16x32 = _mm512_maddubs_epi16(one_u8x64, third_i8x64);
+                _mm512_store_si512(inputs + 256 * j + 64 * t, _mm512_add_epi16(two_i16x32, one_i16x32));
             }
         }
     __m256i all_i32x8 = _mm256_setzero_si256();

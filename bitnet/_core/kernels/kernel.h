@@ -28,6 +28,9 @@ enum {
     /* Sums of int16 lanes are widened after at most this many groups: each adds at most 2 * 2 * 128 = 512 in
      * magnitude, and 64 * -512 = -32768 is the last that fits. */
     BITNET_INT16_GROUPS = 64,
+    /* Tiles after which sums that lie six bits up are brought down: 64 times the largest product of a lane's 4 columns,
+     * 4 * 2 * 128, fits int32 2^15 times. */
+    BITNET_FEW_TILES = 1 << 15,
     /* How far ahead of its reads a kernel asks for memory: about what one core has in flight. */
     BITNET_PREFETCH_BYTES = 4096
 };
