@@ -177,7 +177,7 @@ class InferenceEngine(TextMethods):
         """
         ids = [self._ids(model, tokens) for tokens in batch]
         makers = [lambda inbox, one=one: Reading(one, model.program, last_only, inbox) for one in ids]
-        return read_all(self._scheduler(model), makers)
+        return [one.logits for one in self._read_texts(model, makers)]
 
     def generate(
         self,
@@ -242,7 +242,7 @@ class InferenceEngine(TextMethods):
             on_piece = for_streamer(streamer, self._ids(model, prompt, scheduler.context))
         try:
             with ErrorContext.during("generate"):
-                found = complete_all(scheduler, makers, on_piece)
+                found = complete_all(scheduler, self._until_cancel(makers), on_piece)
                 if is_one and found[0].error is not None:
                     raise found[0].error
         finally:
@@ -414,9 +414,24 @@ class InferenceEngine(TextMethods):
                 self._caches[model] = KVCache(model.program.page_bytes)
             yield scheduler.execution, self._caches[model]
 
-    def _logits(self, execution, sequences, ids, last_only, cancels, pool=None):
+    def _read_texts(self, model, makers, most=None, progress=None):
+        """Have requests read beside others; as `read_all`."""
+        return read_all(self._scheduler(model), self._until_cancel(makers), most, progress)
+
+    def _until_cancel(self, makers):
+        """Makers of requests, which make none any more when `cancel` has been called."""
+        cancels = self._cancels
+
+        def checked(inbox, make):
+            if self._cancels != cancels:
+                raise InferenceError.stopped()
+            return make(inbox)
+
+        return [functools.partial(checked, make=make) for make in makers]
+
+    def _logits(self, execution, sequences, ids, last_only, cancels):
         """Run the tokens of some sequences, in runs of as many tokens as fit; unless `cancel` has been called since it
-        had been called `cancels` times. With a `pool` that takes the vectors of tokens, there are no logits."""
+        had been called `cancels` times."""
         found = [[] for _ in ids]
         todo = [(number, at) for number, tokens in enumerate(ids) for at in range(len(tokens))]
         context = execution.program.context
@@ -427,20 +442,14 @@ class InferenceEngine(TextMethods):
         for start in range(0, len(todo), execution.max_tokens):
             part = todo[start : start + execution.max_tokens]
             wanted = [i for i, (number, at) in enumerate(part) if not last_only or at == len(ids[number]) - 1]
-            wanted = [] if pool is not None else wanted
             arrays = [np.array(one, np.int32) for one in (
                 [ids[number][at] for number, at in part], [sequences[number].length + at for number, at in part],
                 [number for number, _ in part])]  # fmt: skip
             logits = self._run(execution, arrays, sequences, np.array(wanted, np.int32), cancels)
-            if pool is not None:
-                for (number, at), row in zip(part, execution.last_hidden(len(part)), strict=True):
-                    pool.add(number, at, row)
             for i, row in zip(wanted, logits, strict=True):
                 found[part[i][0]].append(row)
         for sequence, tokens in zip(sequences, ids, strict=True):
             sequence.length += len(tokens)
-        if pool is not None:
-            return []
         return [rows[-1] if last_only else np.stack(rows) for rows in found]
 
     def _run(self, execution, arrays, sequences, wanted, cancels):

@@ -9,6 +9,7 @@ __all__ = ["Gathering"]
 _log = logging.getLogger(__name__)
 
 MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
+MAX_SCORED = 8  # of these, where others are answered: so many are looked at in about the time of their step
 
 
 class Gathering:
@@ -74,14 +75,18 @@ class Gathering:
         for request, most in plan:
             if request not in counts:
                 self._short = request
-                if request.shares and request.sequence.find(request.ids[: request.count]):
+                if request.shares and request.sequence.find(request.ids[: request.findable]):
                     later.append(request)
                     continue
                 counts[request] = 0
-            more = min(request.left - counts[request], most, room, logits if request.all_logits else room)
+            more = min(request.left - counts[request], most, room)
+            if request.logits_from is not None:
+                at = request.sequence.length + counts[request]
+                some = min(logits, MAX_SCORED) if decoding and request.is_scored else logits
+                more = min(more, max(request.logits_from - at, 0) + some)
+                logits -= request.outputs(at, more)
             counts[request] += more
             room -= more
-            logits -= more if request.all_logits else 0
         if not any(counts.values()) and not decoding:  # all wait for a page that another one is computing
             counts[later[0]] = min(later[0].left, room)
         for request, count in counts.items():
@@ -90,7 +95,7 @@ class Gathering:
                 at = sequence.length
                 self._short = request
                 sequence.reserve(at + count)
-                outputs = count if request.all_logits else int(count == request.left)
+                outputs = request.outputs(at, count)
                 self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs, request.leaders)
                 self._parts.append((request, count, outputs))
 

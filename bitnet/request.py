@@ -7,6 +7,7 @@ the thread that drives the scheduler, and nothing of a request is changed by ano
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,8 +89,12 @@ class Request:
         Its tokens, and room for more.
     count : int
         How many are known.
-    all_logits : bool
-        Whether those of every token are wanted, and not of the last known one only.
+    logits_from : int or None
+        From which token on all logits are wanted; None for those of the last known one.
+    is_scored : bool
+        Whether looking at logits takes about as long as computing them.
+    sees : bool
+        Whether it wants the vectors of its tokens instead, by `see`.
     leaders : int
         How many of a token's largest logits are looked at; 0 for all.
     sequence : Sequence or None
@@ -97,18 +102,20 @@ class Request:
     """
 
     shares = True  # texts that begin alike
-    all_logits = False
+    logits_from: int | None = None
+    is_scored = sees = False
     leaders = 0
     chooses = False  # what follows, by `prepare`
     lookup = None
     reason = "read"  # why it ended
 
-    def __init__(self, ids, count, inbox, priority=0, deadline=None):
+    def __init__(self, ids: Any, count: int, inbox: Any, priority: int = 0, deadline: float | None = None) -> None:
         self.ids, self.count, self.inbox = ids, count, inbox
         self.priority, self.deadline = priority, deadline
-        self.sequence, self.number = None, -1
+        self.number = -1
+        self.sequence: Any = None
         self.has_ended = self.is_cancelled = self.is_late = self.is_stalled = False
-        self.error = None  # with which a cancel ends it
+        self.error: BaseException | None = None  # with which a cancel ends it
         self.put = self.read = 0
 
     @property
@@ -119,6 +126,17 @@ class Request:
     def left(self):
         """Known tokens that are not computed."""
         return self.count - self.sequence.length
+
+    @property
+    def findable(self):
+        """How many tokens may be looked for in what was computed before; the last of them is never found."""
+        return self.count if self.logits_from is None else min(self.logits_from + 1, self.count)
+
+    def outputs(self, at, count):
+        """Of how many tokens the logits are wanted, of `count` from `at` on; the last ones."""
+        if self.logits_from is None:
+            return int(at + count == self.count)
+        return max(at + count - max(at, self.logits_from), 0)
 
     def order(self):
         """By which requests are compared: the higher priority first, then who came first."""
@@ -139,7 +157,7 @@ class Reading(Request):
     def __init__(self, ids, program, last_only, inbox):
         super().__init__(ids, len(ids), inbox)
         self._head = program.names[-1]
-        self.all_logits, self.shares = not last_only, last_only
+        self.logits_from, self.shares = None if last_only else 0, last_only
         self.logits = np.empty((1 if last_only else len(ids), program.vocab_size), np.float32)
         self._done, self._last_only = 0, last_only
 
@@ -225,7 +243,8 @@ class Generation(Request):
     def guess(self, room, costs, others):
         """Write guesses of the next tokens behind the known ones; returns how many."""
         found = self.lookup.find(self.ids, self.count, min(room, self._most - self.count))
-        if not len(found) or not self.lookup.pays(len(found), costs, others):
+        found = found[: self.lookup.worth(len(found), costs, others)]
+        if not len(found):
             return 0
         self.ids[self.count : self.count + len(found)] = self._guesses = found
         return len(found)

@@ -286,7 +286,7 @@ class Scheduler(Gathering, Driving):
                 for entry in stalled:
                     heapq.heappush(self._waiting, entry)
         self._running = running
-        self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
+        self._decoding = [one for one in active if one.count - one.sequence.length == 1 and one.logits_from is None]
         self._guesses = any(one.lookup is not None for one in self._decoding)
         decoding = set(self._decoding)
         self._reading = [one for one in active if one not in decoding]
@@ -335,22 +335,27 @@ class Scheduler(Gathering, Driving):
             draws.make(self._config.num_threads)
         if chosen and self._clock is not None:
             self._clock.lap("choose")
-        output = 0
+        output, token, hidden = 0, 0, None
         for request, count, outputs in parts:
             sequence = request.sequence
             length = sequence.length
-            if outputs <= 1 or request.all_logits:
+            is_text = request.logits_from is not None
+            if outputs <= 1 or is_text:
                 length = sequence.length = length + count
                 if length % PAGE_TOKENS < count:
                     sequence.remember(request.ids)
-            if outputs:
+            if outputs or request.sees:
                 try:
-                    request.take(batch, output, outputs, draws)
+                    if request.sees:
+                        hidden = self.execution.last_hidden(batch.tokens) if hidden is None else hidden
+                        request.see(hidden[token : token + count], length - count)
+                    else:
+                        request.take(batch, output, outputs, draws)
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
                 output += outputs
-                if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
+                if outputs > 1 and not is_text:  # of guesses only the right ones stay
                     length, before = min(length + count, request.count - 1), length
                     sequence.length = length
                     if length % PAGE_TOKENS < length - before:
@@ -363,6 +368,7 @@ class Scheduler(Gathering, Driving):
                 waiter = request.inbox.waiter
                 if waiter is not None and request.inbox.has_news():
                     self._wake(waiter)
+            token += count
         if self._reading:
             self._is_changed = True
 

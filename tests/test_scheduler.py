@@ -412,6 +412,13 @@ def test_the_pool_being_full_pauses_too(model):
     assert [facts(one) for one in answers] == [facts(alone(model, prompt, config)) for prompt in asked]
 
 
+def test_a_cancel_ends_prompts_that_have_not_begun(model):
+    with InferenceEngine(bitnet.EngineConfig(**EXACT, max_batch_size=1)) as one:
+        answers = one.generate(model, prompts(10), FEW, on_piece=lambda piece: one.cancel())
+        assert {str(answer.error.message) for answer in answers} == {"the request was cancelled"}
+        assert one.generate(model, [5], FEW).finish_reason == "length"  # what begins later is not concerned
+
+
 def test_a_cancel_that_comes_late_hits_nobody_else(engine, model):
     expected = alone(model, [5], FEW).tokens
     scheduler = engine._scheduler(model)

@@ -61,8 +61,9 @@ cdef Py_ssize_t screening_bytes(const HeadJob *job, Py_ssize_t tokens) noexcept 
 
 
 cdef inline double _bound(const HeadJob *job, Py_ssize_t token, Py_ssize_t panel, double approximation) noexcept nogil:
-    """How far a logit may be from its approximation, rounding included: three steps of float32, and a margin."""
-    return job.low[token] * job.reach[panel] + 1e-6 * fabs(approximation)
+    """How far a logit may be from its approximation, rounding included: three steps of float32 and a margin, and the least
+    steps that float32 has."""
+    return job.low[token] * job.reach[panel] + 1e-6 * fabs(approximation) + 1e-35
 
 
 cdef void _approximate(void *data, Py_ssize_t unit, int member) noexcept nogil:

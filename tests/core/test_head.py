@@ -186,6 +186,18 @@ def test_where_nothing_stands_out_all_is_computed_and_the_next_products_do_not_t
     np.testing.assert_array_equal(made.multiply(x, leaders=one), made.multiply(x))
 
 
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e30])
+def test_sizes_at_the_ends_of_float32_are_screened_right(rng, size):
+    _, scales, x = like_a_model(rng, 500, 64, 6)
+    weights = np.clip(np.rint(rng.normal(size=(500, 64)) * 35), -127, 127).astype(np.int8)
+    other = Int8Rows(500, 64)
+    other.fill(0, weights, (scales * np.float32(size) * 50).astype(np.float32))
+    whole, screened = other.multiply(x), other.multiply(x, leaders=np.full(6, 3, np.int32))
+    for token in range(6):
+        those = whole[token] >= np.sort(whole[token])[-3]
+        np.testing.assert_array_equal(screened[token][those], whole[token][those])
+
+
 def test_few_tokens_and_those_that_want_all_get_all(rng):
     made, _, x = like_a_model(rng, 3001, 260, 4)
     whole = made.multiply(x)
