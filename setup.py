@@ -30,6 +30,9 @@ DIRECTIVES = {
     "cdivision": not DEBUG,
     "embedsignature": True,
     "binding": True,
+    # Cython would copy a class's C fields word by word: two owners of one address.
+    "auto_pickle": False,
+    "freethreading_compatible": True,  # checked by tests/freethreaded.sh
 }
 
 # The floor of the ABI, never the machine that builds: what is faster is chosen when the program runs (cpu.pyx).

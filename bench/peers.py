@@ -1,14 +1,17 @@
 """The shape of BitNet-b1.58-2B-4T here and in what else the package index has, in one run, in turn.
 
     pip install -e '.[bench]' xllamacpp gguf && python bench/peers.py [-t 2] [-r 5] [--plot peers.svg]
+    pip install --no-deps litespark-inference  # if it, too, is to take part: what it does here needs no PyTorch
 
-Peers, where installed: llama.cpp (its wheel `xllamacpp`) on a file of random TQ2_0 weights with a Q6_K head; PyTorch,
-the matrix products alone, in bfloat16, without attention, norms and head. Weights are random, shapes are the same. What
-is printed is Markdown: the median, and the least and the most.
+Peers, where installed: llama.cpp (its wheel `xllamacpp`) on a file of random TQ2_0 weights with a Q6_K head; Litespark,
+with its int4 head and prompts in parts of 64 tokens; PyTorch, the matrix products alone, in bfloat16, without
+attention, norms and head. Weights are random, shapes are the same. What is printed is Markdown: the median, the least
+and the most.
 """
 
 import argparse
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -79,6 +82,61 @@ class LlamaCpp:
         return timings["predicted_ms"] / 1e3 / timings["predicted_n"]
 
 
+class Litespark:
+    """Its part without PyTorch, on a model of the same shape: it has no reader of its own for random weights."""
+
+    CHUNK = 64  # longer prompts at once give numbers that are not the model's
+
+    def __init__(self, threads):
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before its library is loaded
+        from litespark_inference.torchless import loader, runtime
+        from litespark_inference.torchless import model as its
+        from litespark_inference.torchless.pack import pack_ternary_4_per_byte
+
+        rng, (hidden, inner) = np.random.default_rng(0), (SHAPE["hidden"], SHAPE["intermediate"])
+        keys = hidden * SHAPE["kv_heads"] // SHAPE["heads"]
+
+        def projection(rows, cols):
+            codes = rng.integers(-1, 2, (rows, cols), np.int8)
+            packed = pack_ternary_4_per_byte(codes)
+            return its.PackedProjection(packed, codes.sum(1, dtype=np.int32), 0.01, cols, rows)
+
+        layers = [
+            its.PackedLayer(
+                q_proj=projection(hidden, hidden), k_proj=projection(keys, hidden), v_proj=projection(keys, hidden),
+                o_proj=projection(hidden, hidden), gate_proj=projection(inner, hidden),
+                up_proj=projection(inner, hidden), down_proj=projection(hidden, inner),
+                input_norm=np.ones(hidden, np.float32), post_attn_norm=np.ones(hidden, np.float32),
+                attn_sub_norm=np.ones(hidden, np.float32), ffn_sub_norm=np.ones(inner, np.float32),
+            )
+            for _ in range(SHAPE["layers"])
+        ]
+        config = its.BitNetConfig(hidden, SHAPE["layers"], SHAPE["heads"], SHAPE["kv_heads"], inner,
+                                  SHAPE["vocabulary"], 4096, 1e-5, 5e5)  # fmt: skip
+        table = rng.normal(0, 0.02, (SHAPE["vocabulary"], hidden)).astype(np.float32).view(np.uint32)
+        small, scales = loader._quantize_embedding_int4((table >> 16).astype(np.uint16))  # of bfloat16
+        self.model = its.PackedBitNetModel(config, None, np.ones(hidden, np.float32), layers=layers, embed_int4=small,
+                                           embed_scale=scales)  # fmt: skip
+        self.runtime, self.name = runtime, f"Litespark {version('litespark-inference')}, int4 head"
+
+    def prompt_s(self, ids):
+        state, start = self.runtime.init_state(self.model, t_max=len(ids) + 8), time.perf_counter()
+        for at in range(0, len(ids), self.CHUNK):
+            logits = self.runtime.forward_prefill(self.model, state, ids[at : at + self.CHUNK])
+        seconds = time.perf_counter() - start
+        assert logits.shape == (SHAPE["vocabulary"],)
+        assert np.isfinite(logits).all()
+        return seconds
+
+    def token_s(self, n):
+        state = self.runtime.init_state(self.model, t_max=n + 16)
+        logits = self.runtime.forward_prefill(self.model, state, [1, 2, 3])
+        start = time.perf_counter()
+        for _ in range(n):
+            logits = self.runtime.forward_one(self.model, state, int(np.argmax(logits)))
+        return (time.perf_counter() - start) / n
+
+
 class PyTorch:
     def __init__(self, threads):
         import torch
@@ -111,7 +169,7 @@ class PyTorch:
         return self._run(1, min(n, 8))
 
 
-PEERS = {"xllamacpp": LlamaCpp, "torch": PyTorch}
+PEERS = {"xllamacpp": LlamaCpp, "litespark": Litespark, "torch": PyTorch}
 
 
 def version(name):

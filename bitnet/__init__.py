@@ -9,7 +9,8 @@ The map, from here to the instruction::
         │                       formats/                bytes in files: hugging_face.py, gguf.py
         │                       tokenizer.py  vocabulary.py  chat.py (in sandbox.py)
         │                       request.py, completion.py, sampling.py   a prompt, and the choice of what follows
-        │                       scheduler.py            which tokens of which requests make the next step
+        │                       scheduler.py            requests that come, take part in steps, and go
+        │                       gathering.py            which tokens of which requests make the next step
         │                       driving.py              in which thread that is done
         │                       lookup.py               guesses of the next tokens, from the text so far
         │                       kv_cache.py             their keys and values, and which of them share some
@@ -33,7 +34,8 @@ The map, from here to the instruction::
     bitnet.quantize_* ...       quant.py                numbers to codes and back
     bitnet.HybridMemoryPool     memory.py               every byte of native memory, by tag; leaks, limits
     bitnet.debug ...            debugging.py            debug mode, traces, times of operations
-    bitnet.profile, diagnose    profiling.py            the time of each operation; diagnosis.py: the numbers it makes
+    bitnet.profile, diagnose    profiling.py            the time of each operation, and (steps.py) of what an engine
+                                                        does besides; diagnosis.py: the numbers operations make
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │

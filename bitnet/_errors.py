@@ -84,7 +84,7 @@ class ErrorContext:
         -------
         context manager
             Also a decorator of functions. An error gets the context of each layer that it passes, the innermost first:
-            see `BitNetError.layers`.
+            see `BitNetError.layers`. A builtin `MemoryError`, which says nothing, becomes the cause of ours.
         """
         return During(operation, description, data)
 
@@ -99,14 +99,22 @@ class During(contextlib.ContextDecorator):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not isinstance(error, BitNetError):
-            return
         operation, description, data = self._context
+        if not isinstance(error, BitNetError | MemoryError):
+            return
         # The frame that holds the `with`, at the line that was running there; above a decorator's own frame.
         while trace and trace.tb_next and trace.tb_frame.f_code.co_filename == contextlib.__file__:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-        error.layers.append(ErrorContext(operation, description, data, source_location=place))
+        layer = ErrorContext(operation, description, data, source_location=place)
+        if isinstance(error, BitNetError):
+            error.layers.append(layer)
+            return
+        from bitnet import errors  # of this very family
+
+        ours = errors.MemoryError.elsewhere(operation, error)
+        ours.layers.append(layer)
+        raise ours from error
 
 
 class BitNetError(Exception):

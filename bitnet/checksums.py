@@ -1,23 +1,21 @@
 """Checksums of a model's tensors: to find a bit that flipped, in a file or in memory, and to name the tensor."""
 
-import hashlib
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bitnet import formats
 from bitnet.errors import ModelLoadError
-from bitnet.formats.sums import compare_sums
+from bitnet.formats.sums import compare_sums, sha256
 
 __all__ = ["Checksums", "files_of"]
 
 SIDECAR = "bitnet-checksums.json"
-CHUNK_BYTES = 1 << 20
 
 
 class Checksums:
@@ -30,8 +28,8 @@ class Checksums:
     ----------
     checkpoint : Checkpoint
         Open.
-    operations : list of dict
-        Of a `Builder`: they hold the arrays.
+    program : Program
+        It holds the arrays.
 
     Raises
     ------
@@ -40,14 +38,14 @@ class Checksums:
         its name in the Hugging Face cache, which is its SHA-256.
     """
 
-    def __init__(self, checkpoint: Any, operations: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, checkpoint: Any, program: Any) -> None:
         self.path = os.fspath(checkpoint.path)
-        self._operations = list(operations)
+        self._program = program
         self._stored = _stored(checkpoint)
-        self._held = {name: zlib.crc32(data) for name, data in _held(self._operations)}
+        self._held = {name: zlib.crc32(data) for name, data in _held(self._program)}
         for file in map(os.path.realpath, files_of(checkpoint)):
             name = os.path.basename(file)
-            if re.fullmatch(r"[0-9a-f]{64}", name) and _sha256(file) != name:
+            if re.fullmatch(r"[0-9a-f]{64}", name) and sha256(file) != name:
                 raise ModelLoadError.changed(self.path, name, "the cache")
         for file, agrees in compare_sums(self.path, files_of(checkpoint)).items():
             if not agrees:
@@ -69,7 +67,7 @@ class Checksums:
         ModelLoadError
             If one differs; it names the tensor, and says where.
         """
-        self._compare(self._held, {name: zlib.crc32(data) for name, data in _held(self._operations)}, "memory")
+        self._compare(self._held, {name: zlib.crc32(data) for name, data in _held(self._program)}, "memory")
         if not os.path.exists(self.path):  # random weights have no file
             return len(self._held)
         opened: Any = formats.open_checkpoint
@@ -124,27 +122,26 @@ def _stored(checkpoint: Any) -> dict[str, int]:
     return found
 
 
-def _held(operations: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The arrays that operations are bound to; tables that stay in the file are not held."""
-    for operation in operations:
-        weight = operation.get("weight")
-        arrays = {} if weight is None else {"weight": weight.packed_bytes, "scale": weight.scale}
-        arrays |= {name: operation[name] for name in ("gain", "table", "scales") if name in operation}
-        table: Any = arrays.get("table")
-        if hasattr(table, "packed_bytes"):  # int8 rows of the head
-            arrays |= {"table": table.packed_bytes, "scales": table.scales}
-        for name, array in arrays.items():
-            if isinstance(array, np.ndarray):
-                yield f"{operation['name']}.{name}", _bytes_of(array)
+def _held(program: Any) -> Iterator[tuple[str, Any]]:
+    """The arrays that a program's operations are bound to; tables that stay in the file are not held."""
+    for operation in program.operations:
+        for name, value in operation.items():
+            for part, array in _arrays(name, value):
+                yield f"{operation['name']}.{part}", _bytes_of(array)
+    for theta, arrays in program._angles.items():
+        for name, array in zip(("cosines", "sines"), arrays, strict=True):
+            yield f"rotations by {theta:g}.{name}", _bytes_of(array)
+
+
+def _arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, np.ndarray):
+        yield name, value
+    elif hasattr(value, "packed_bytes"):  # ternary weights, and int8 rows of the head
+        yield name, value.packed_bytes
+        for scales in ("scale", "scales"):
+            if hasattr(value, scales):
+                yield scales, getattr(value, scales)
 
 
 def _bytes_of(array: Any) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _sha256(file: str) -> str:
-    sum_of = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while part := opened.read(CHUNK_BYTES):
-            sum_of.update(part)
-    return sum_of.hexdigest()

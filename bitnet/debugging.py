@@ -31,6 +31,7 @@ R = TypeVar("R")
 _root = logging.getLogger("bitnet")
 _log = logging.getLogger(__name__)
 _depth = 0  # of `debug`, and of BITNET_DEBUG
+_levels: list[int] = []  # of each `debug` at work, after the one before them all
 
 
 def is_debugging() -> bool:
@@ -67,19 +68,26 @@ def debug(level: int | str = logging.DEBUG) -> Iterator[None]:
     """
     global _depth
     number = _level_of("level", level) if isinstance(level, str) else level
-    pool, before, handler = HybridMemoryPool.instance(), _root.level, _handler()
-    tracking = pool.tracking
-    _root.addHandler(handler)
+    _write(1)
+    if not _levels:
+        _levels.append(_root.level)
+    _levels.append(number)
     _root.setLevel(number)
-    pool.tracking, _depth = "tracebacks", _depth + 1
+    _depth += 1
     _trace_operations(number <= TRACE)
     try:
-        yield
+        with HybridMemoryPool.instance().track(tracebacks=True):
+            yield
     finally:
         _trace_operations(-(number <= TRACE))
-        pool.tracking, _depth = tracking, _depth - 1
-        _root.setLevel(before)
-        _root.removeHandler(handler)
+        _depth -= 1
+        _levels.reverse()
+        _levels.remove(number)  # the last such one: two threads may end in any order
+        _levels.reverse()
+        _root.setLevel(_levels[-1])
+        if len(_levels) == 1:
+            _levels.clear()
+        _write(-1)
 
 
 def debug_trace(message: str, *args: Any, **data: Any) -> None:
@@ -212,10 +220,15 @@ def _level_of(source: str, word: str) -> int:
 
 
 class _StandardError(logging.StreamHandler[Any]):
-    """Writes to what `sys.stderr` is now, which tests and notebooks replace."""
+    """Writes to what `sys.stderr` is now, which tests and notebooks replace; but nothing that others write there."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = logging.getLogger().handlers if _root.propagate else ()
+        if not any(getattr(one, "stream", None) is sys.stderr and one.level <= record.levelno for one in others):
+            super().emit(record)
 
     @property
     def stream(self) -> Any:
@@ -226,10 +239,18 @@ class _StandardError(logging.StreamHandler[Any]):
         pass
 
 
-def _handler() -> logging.Handler:
-    handler = _StandardError()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    return handler
+_handler = _StandardError()
+_handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+_writers = 0  # who wants messages written
+
+
+def _write(more: int) -> None:
+    global _writers
+    _writers += more
+    if _writers:
+        _root.addHandler(_handler)  # once, however often it is added
+    else:
+        _root.removeHandler(_handler)
 
 
 def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
@@ -253,5 +274,5 @@ def start_from_environment(environment: Mapping[str, str] = os.environ) -> None:
         _depth += 1
     if word or is_on:
         _root.setLevel(level)
-        _root.addHandler(_handler())
+        _write(1)
     _trace_operations(bool(word) and level <= TRACE)

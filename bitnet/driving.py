@@ -60,7 +60,9 @@ class Driving:
     """
 
     def _begin_driving(self):
-        self._entrance = threading.Lock()  # so that no more arrive than may wait
+        # So that no more arrive than may wait. The garbage collector may close a stream, and so arrange, while this
+        # very thread has it.
+        self._entrance = threading.RLock()
         self._driving = threading.Lock()
         self._followers = {}  # what to release, and the inbox of who waits for it
         self._sleepers = {}  # the same of those who do not drive

@@ -1,6 +1,7 @@
 """The engine: loads models, runs them, and decides which tokens come next."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -176,7 +177,7 @@ class InferenceEngine(TextMethods):
         """
         ids = [self._ids(model, tokens) for tokens in batch]
         makers = [lambda inbox, one=one: Reading(one, model.program, last_only, inbox) for one in ids]
-        return read_all(self._scheduler(model), makers)
+        return [one.logits for one in self._read_texts(model, makers)]
 
     def generate(
         self,
@@ -240,16 +241,14 @@ class InferenceEngine(TextMethods):
                 raise ConfigurationError.conflict("generate", "a streamer is for one answer, and instead of on_piece")
             on_piece = for_streamer(streamer, self._ids(model, prompt, scheduler.context))
         try:
-            found = complete_all(scheduler, makers, on_piece)
+            with ErrorContext.during("generate"):
+                found = complete_all(scheduler, self._until_cancel(makers), on_piece)
+                if is_one and found[0].error is not None:
+                    raise found[0].error
         finally:
             if streamer is not None:
                 streamer.end()
-        if not is_one:
-            return found
-        if found[0].error is not None:
-            with ErrorContext.during("generate"):
-                raise found[0].error
-        return found[0]
+        return found[0] if is_one else found
 
     def stream(
         self,
@@ -296,14 +295,24 @@ class InferenceEngine(TextMethods):
             If the prompt is empty or too long; a `QueueFullError` if too many requests wait.
         """
         scheduler, config = self._scheduler(model), config or model.generation_config
-        if config.num_return_sequences > 1:
-            raise ConfigurationError.conflict("stream", "a stream is one answer; num_return_sequences is "
-                                              f"{config.num_return_sequences}")  # fmt: skip
-        request = self._generation(scheduler, model, prompt, config, Inbox(), priority=priority, timeout=timeout,
-                                   processor=logits_processor, grammar=grammar)  # fmt: skip
+        _check_one("stream", config)
+        options = {"priority": priority, "timeout": timeout, "processor": logits_processor, "grammar": grammar}
+        request = self._generation(scheduler, model, prompt, config, Inbox(), **options)
         scheduler.submit(request)
-        return Stream(scheduler, request, on_piece)
+        return Stream(scheduler, request, on_piece, functools.partial(self._rewound, model, options))
 
+    @ErrorContext.during("rewind")
+    def _rewound(self, model, options, stream, before, tokens, config, on_piece):
+        """The stream that goes on from the first tokens of an answer."""
+        _check_one("rewind", config)
+        scheduler, done = self._scheduler(model), before.completion
+        stream.close()  # first: then what it has computed can be taken over
+        ids = before.ids[: done.prompt_tokens].copy()
+        request = self._generation(scheduler, model, ids, config, Inbox(), before=done, kept=tokens, **options)
+        scheduler.submit(request)
+        return Stream(scheduler, request, on_piece, functools.partial(self._rewound, model, options))
+
+    @ErrorContext.during("save_state")
     def save_state(self, model: Model, path: str | os.PathLike[str], prompt: Prompt) -> int:
         """Write the keys and values of a text to a file, for `load_state`. What is not in memory is computed.
 
@@ -340,6 +349,7 @@ class InferenceEngine(TextMethods):
         self._scheduler(model).look_up(ids, see)
         return written[0]
 
+    @ErrorContext.during("load_state")
     def load_state(self, model: Model, path: str | os.PathLike[str]) -> int:
         """Read what `save_state` wrote: prompts that begin with that text need not compute it.
 
@@ -404,9 +414,24 @@ class InferenceEngine(TextMethods):
                 self._caches[model] = KVCache(model.program.page_bytes)
             yield scheduler.execution, self._caches[model]
 
-    def _logits(self, execution, sequences, ids, last_only, cancels, pool=None):
+    def _read_texts(self, model, makers, most=None, progress=None):
+        """Have requests read beside others; as `read_all`."""
+        return read_all(self._scheduler(model), self._until_cancel(makers), most, progress)
+
+    def _until_cancel(self, makers):
+        """Makers of requests, which make none any more when `cancel` has been called."""
+        cancels = self._cancels
+
+        def checked(inbox, make):
+            if self._cancels != cancels:
+                raise InferenceError.stopped()
+            return make(inbox)
+
+        return [functools.partial(checked, make=make) for make in makers]
+
+    def _logits(self, execution, sequences, ids, last_only, cancels):
         """Run the tokens of some sequences, in runs of as many tokens as fit; unless `cancel` has been called since it
-        had been called `cancels` times. With a `pool` that takes the vectors of tokens, there are no logits."""
+        had been called `cancels` times."""
         found = [[] for _ in ids]
         todo = [(number, at) for number, tokens in enumerate(ids) for at in range(len(tokens))]
         context = execution.program.context
@@ -417,20 +442,14 @@ class InferenceEngine(TextMethods):
         for start in range(0, len(todo), execution.max_tokens):
             part = todo[start : start + execution.max_tokens]
             wanted = [i for i, (number, at) in enumerate(part) if not last_only or at == len(ids[number]) - 1]
-            wanted = [] if pool is not None else wanted
             arrays = [np.array(one, np.int32) for one in (
                 [ids[number][at] for number, at in part], [sequences[number].length + at for number, at in part],
                 [number for number, _ in part])]  # fmt: skip
             logits = self._run(execution, arrays, sequences, np.array(wanted, np.int32), cancels)
-            if pool is not None:
-                for (number, at), row in zip(part, execution.last_hidden(len(part)), strict=True):
-                    pool.add(number, at, row)
             for i, row in zip(wanted, logits, strict=True):
                 found[part[i][0]].append(row)
         for sequence, tokens in zip(sequences, ids, strict=True):
             sequence.length += len(tokens)
-        if pool is not None:
-            return []
         return [rows[-1] if last_only else np.stack(rows) for rows in found]
 
     def _run(self, execution, arrays, sequences, wanted, cancels):
@@ -444,6 +463,12 @@ class InferenceEngine(TextMethods):
                 # A cancel may have been meant for a request that has just left: then do it again.
                 if not error.message.startswith("the run was cancelled") or self._cancels != cancels:
                     raise
+
+
+def _check_one(method, config):
+    if config.num_return_sequences > 1:
+        raise ConfigurationError.conflict(method, "a stream is one answer; num_return_sequences is "
+                                          f"{config.num_return_sequences}")  # fmt: skip
 
 
 def _is_list_of_prompts(prompt):

@@ -291,6 +291,12 @@ class MemoryError(BitNetError, builtins.MemoryError):
                    nbytes=nbytes, what=what)
 
     @classmethod
+    def elsewhere(cls, operation: str, reason: Any) -> Self:
+        """Python, NumPy or another library was refused memory; `reason` is what it says, often nothing."""
+        return cls(f"no memory is left for '{operation}'{f' ({reason})' if str(reason) else ''}; end other programs, "
+                   "or ask for less at once", operation=operation, reason=str(reason))
+
+    @classmethod
     def overflow(cls, what: str, sizes: Sequence[int]) -> Self:
         """A product of sizes that no address can hold."""
         product = " x ".join(str(size) for size in sizes)

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet.errors import ConfigurationError, InferenceError
-from bitnet.scoring import CHUNK, Run, log_softmax
+from bitnet.scoring import CHUNK, Run, log_softmax, score_pairs
 
 __all__ = ["compare", "perplexity"]
 
 CONTEXT = 1024  # tokens of a window by default
+WINDOWS = 2  # that are read together
 
 Progress = Callable[[int, int], object]
 
@@ -56,12 +57,19 @@ def perplexity(
         If the text has less than two tokens.
     """
     ids, context, stride = _checked(model, text, context, stride)
-    total, count = 0.0, 0
-    for at, logits in _windows(engine, [model], ids, context, stride, progress):
-        likelihoods = log_softmax(logits[0])
-        total -= float(likelihoods[np.arange(len(at)), ids[at + 1]].sum())
-        count += len(at)
-    nll = total / count
+    pairs, counted, count = [], 0, len(ids) - 1
+    for start in range(0, count, stride):
+        if counted < count:
+            end = min(start + context - 1, count)
+            pairs.append((ids[start : counted + 1], ids[counted + 1 : end + 1]))
+            counted = end
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress(count * done // total, count)
+
+    # Few windows together: each takes memory for a whole context.
+    nll = -sum(one.total for one in score_pairs(engine, model, pairs, WINDOWS, told)) / count
     return {"perplexity": math.exp(min(nll, 700.0)), "nll": nll, "tokens": count, "context": context, "stride": stride}
 
 

@@ -45,18 +45,22 @@ def complete_all(scheduler, makers, on_piece=None):
     return found
 
 
-def read_all(scheduler, makers):
-    """Compute the logits of many texts.
+def read_all(scheduler, makers, most=None, progress=None):
+    """Read many texts.
 
     Parameters
     ----------
     scheduler : Scheduler
     makers : list of callable
-        Each makes a `Reading` of an inbox.
+        Each makes a request of an inbox, such as a `Reading`.
+    most : int, optional
+        How many are in progress together.
+    progress : callable, optional
+        Called with a list of those that have ended, whenever there are more.
 
     Returns
     -------
-    list of ndarray
+    list of Request
         In order.
 
     Raises
@@ -69,19 +73,24 @@ def read_all(scheduler, makers):
     def refused(_, error):
         raise error
 
-    for _ in _run_all(scheduler, Inbox(wants_pieces=False), makers, lambda _, one: requests.append(one), refused):
-        for request in requests:
+    told = 0
+    for _ in _run_all(scheduler, Inbox(wants_pieces=False), makers, lambda _, one: requests.append(one), refused, most):
+        ended = [request for request in requests if request.has_ended]
+        for request in ended:
             if request.error is not None:
                 raise request.error
-    return [request.logits for request in requests]
+        if progress is not None and len(ended) > told:
+            told = len(ended)
+            progress(ended)
+    return requests
 
 
-def _run_all(scheduler, inbox, makers, begun, refused):
+def _run_all(scheduler, inbox, makers, begun, refused, most=None):
     """Make and run requests; gives control back whenever there is something in the inbox."""
-    todo = deque(enumerate(makers))
+    todo, most = deque(enumerate(makers)), most or 2 * scheduler.max_batch_size
     try:
         while todo or inbox.requests:
-            while todo and len(inbox.requests) < 2 * scheduler.max_batch_size:
+            while todo and len(inbox.requests) < most:
                 number, make = todo[0]
                 try:
                     request = make(inbox)

@@ -234,6 +234,7 @@ class Sequence:
         if ids is not None and self._cache.shares:
             self.remember(ids)
             self._remember_tail(ids)
+        self._await(None)  # also where nothing was computed yet: others would wait for it for ever
         self.rewind(0)
 
     # ---- texts that begin alike

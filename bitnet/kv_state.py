@@ -8,7 +8,6 @@ otherwise, and so may what is computed from such a file there.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from bitnet._core.program import PAGE_TOKENS
 from bitnet.errors import FormatError, ModelLoadError
+from bitnet.formats.sums import new_sha256
 
 __all__ = ["identity", "read_state", "write_state"]
 
@@ -42,7 +42,7 @@ def identity(model: Any) -> str:
     str
         64 hexadecimal digits.
     """
-    found = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    found = new_sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     found.update(json.dumps([model.engine_config.kv_dtype, model.program.page_bytes]).encode())
     for operation in model.program.operations:
         found.update(operation["name"].encode())
@@ -51,7 +51,8 @@ def identity(model: Any) -> str:
         for array in (operation.get("gain"), operation.get("key_gain"), scale):
             if array is not None:
                 found.update(np.ascontiguousarray(array, np.float32).tobytes())
-    return found.hexdigest()
+    digits: str = found.hexdigest()
+    return digits
 
 
 def write_state(path: str, model: Any, ids: npt.NDArray[np.int32], pages: Sequence[Any]) -> None:
@@ -78,7 +79,7 @@ def write_state(path: str, model: Any, ids: npt.NDArray[np.int32], pages: Sequen
     name = None
     try:
         with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
-            name, digest = file.name, hashlib.sha256()
+            name, digest = file.name, new_sha256()
             for part in parts:
                 digest.update(part)
                 file.write(part)
@@ -117,7 +118,7 @@ def read_state(path: str, model: Any, new_pages: Any) -> npt.NDArray[np.int32]:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256()
+            digest = new_sha256()
 
             def take(count: int) -> bytes:
                 data = file.read(count)

@@ -70,7 +70,8 @@ class Machine:
         The environment variable that asks for that number; None where `available_cpus` gives it.
     last_level_cache_bytes : int
     huge_pages : str
-        ``always``, ``madvise``, ``never`` or ``unknown``: what the system does with large blocks.
+        ``always``, ``madvise``, ``never``, ``disabled`` (for this process) or ``unknown``: what the system does with
+        large blocks.
     problems : tuple of str
         Sentences about settings that cannot be used.
     """
@@ -164,19 +165,23 @@ def core_build() -> tuple[str, bool]:
 
 
 def stale_modules() -> list[str]:
-    """List the compiled modules that are older than their sources, in a checkout.
+    """List the sources that are newer than what was compiled of them, in a checkout.
 
     Returns
     -------
     list of str
-        Empty where the package was installed: only in a checkout do sources change.
+        Names of modules, and of headers, which all modules are compiled with. Empty where the package was installed:
+        only in a checkout do sources change.
     """
     core = Path(cpu.__file__).parent
     if not (core.parents[1] / "pyproject.toml").exists():
         return []
     built = {path.name.partition(".")[0]: path.stat().st_mtime for path in core.rglob("*.so")}
-    sources = [(path.stem, path.stat().st_mtime) for path in core.rglob("*.pyx")]
-    return sorted(name for name, changed in sources if changed > built.get(name, changed))
+    sources = [(path.stem, path.stat().st_mtime) for suffix in ("pyx", "pxd") for path in core.rglob(f"*.{suffix}")]
+    headers = [(path.name, path.stat().st_mtime) for path in core.rglob("*.h")]
+    oldest = min(built.values(), default=math.inf)
+    stale = {name for name, changed in sources if changed > built.get(name, changed)}
+    return sorted(stale | {name for name, changed in headers if changed > oldest})
 
 
 def describe() -> Machine:

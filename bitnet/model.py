@@ -4,6 +4,8 @@ Here formats and model families meet: `load` reads a checkpoint's tensors as a f
 """
 
 import contextlib
+import logging
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,13 +25,14 @@ from bitnet.formats import open_checkpoint
 from bitnet.formats.panels import HEAD
 from bitnet.formats.random import RandomCheckpoint
 from bitnet.hub import local_path
-from bitnet.memory import give_back_unused
+from bitnet.memory import give_back_unused, note_mapped
 from bitnet.models import family
 from bitnet.tokenizer import Tokenizer
 from bitnet.tuning import choose_packing
 
 __all__ = ["Model", "load_model", "random_model"]
 
+_log = logging.getLogger(__name__)
 
 FLOAT_TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of files, to the core's names
 SOME_ROWS = 512  # made of floats at once: they are memory beside the model
@@ -235,7 +238,7 @@ class _Weights:
         wanted = engine_config.activations
         self.activations = checkpoint.activations if wanted == "auto" else wanted
         # The kernels that take floats as they are know one packing.
-        self._packing = "i2" if self.activations == "float32" else packing_of(config, engine_config)
+        self.packing = "i2" if self.activations == "float32" else packing_of(config, engine_config)
         self._progress = progress or (lambda done, total, name: None)
         self._done, self._total = 0, sum(checkpoint.info(name).nbytes for name in checkpoint.names())
         self._table = None
@@ -296,9 +299,9 @@ class _Weights:
         self._tell(f"{name}.weight")
         stored, threads = self.checkpoint.ternary(name), self.engine_config.num_threads
         if stored.kind == "packed":
-            weight = packing.pack_hugging_face_bytes(stored.data, stored.scale, self._packing, threads)
+            weight = packing.pack_hugging_face_bytes(stored.data, stored.scale, self.packing, threads)
         elif stored.kind == "codes":
-            kind = self._packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
+            kind = self.packing if stored.group_size is None else "i2"  # whose tiles groups of columns consist of
             weight = packing.pack_codes(stored.codes(), stored.scale, kind, stored.group_size, threads)
         elif stored.kind == "panels" and (stored.packing == "i2" or self.activations == "int8"):
             data = self._where_it_stays(stored.data, "a weight", "weights")
@@ -310,13 +313,14 @@ class _Weights:
         else:
             masters = stored.floats()
             s = quant.reciprocal_scales(masters, num_threads=threads)
-            weight = packing.pack_numbers(masters, s, self._packing, None, threads)
+            weight = packing.pack_numbers(masters, s, self.packing, None, threads)
         self.weight_bytes += weight.nbytes
         return weight
 
     def _where_it_stays(self, data, what, tag):
         """Bytes of a mapping, or a copy of them in the core's memory, for its huge pages."""
         if self.engine_config.load == "mmap":
+            note_mapped(data, tag)
             return data
         copy = np.frombuffer(new_block(data.nbytes, what, tag), np.uint8)
         copy[:] = data
@@ -420,6 +424,7 @@ def _refuse_what_is_not_computed(checkpoint, config):
 
 
 def _loaded(checkpoint, engine_config, progress):
+    began = time.perf_counter()
     with contextlib.ExitStack() as on_error:
         on_error.callback(checkpoint.close)
         module = family(checkpoint.config, checkpoint.path)
@@ -435,9 +440,12 @@ def _loaded(checkpoint, engine_config, progress):
         module.build(builder, config)
         program = Program(builder, engine_config.kv_dtype)
         weights.finish()
-        checksums = Checksums(checkpoint, builder.operations) if engine_config.verify else None
+        checksums = Checksums(checkpoint, program) if engine_config.verify else None
+        model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
         on_error.pop_all()
-    model = Model(checkpoint.path, config, program, engine_config, checkpoint, weights.weight_bytes, checksums)
+    _log.debug("%s (%s) is loaded in %.3f s: packing '%s', activations %s, head %s, cache %s, load '%s', checked: %s",
+               model, checkpoint.format, time.perf_counter() - began, weights.packing, weights.activations,
+               engine_config.head_dtype, engine_config.kv_dtype, engine_config.load, checksums is not None)  # fmt: skip
     give_back_unused()  # what loading took for a moment would count beside what running takes
     for note in checkpoint.notes:
         warnings.warn(f"'{checkpoint.path}': {note}", stacklevel=2)

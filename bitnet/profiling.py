@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bitnet import machine
+from bitnet import machine, steps
 from bitnet._core import program
 from bitnet.errors import ConfigurationError, DeviceError
 
@@ -20,6 +20,7 @@ __all__ = ["OperationProfile", "Profile", "profile"]
 LIMIT_BYTES = 256 << 20  # read to measure bandwidth: past any last-level cache of a desktop
 REPEATS = 3
 OVERHEAD = ("run: checks", "run: results")
+RECORDING = "profile: recording"
 GROUPINGS = ("operation", "kind", "layer")
 
 
@@ -67,6 +68,19 @@ class _Run:
     threads: int
     within: dict[int, tuple[int, int]]  # the two numbers of positions within a window
     thread: int
+    recording_ns: int  # what this record itself took
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    start_ns: int
+    spent: dict[str, int]  # nanoseconds: of `bitnet.steps`, but ``enter`` instead of ``run``
+    run_ns: int
+    thread: int
+
+    @property
+    def nanoseconds(self) -> int:
+        return sum(self.spent.values()) + self.run_ns
 
 
 class Profile:
@@ -82,10 +96,14 @@ class Profile:
         Of the ``with``, with all that is done between runs: sampling, tokenizing, your own code.
     run_seconds : float
         Of the runs.
+    step_seconds : float
+        Of the steps of engines: runs, and what is done for them before and after, as sampling.
     """
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
+        self._steps: list[_Step] = []
+        self._last: dict[int, _Run] = {}  # of each thread
         self._started = time.perf_counter()
         self._wall: float | None = None
         self._limits: dict[int, tuple[float, float]] = {}
@@ -94,8 +112,20 @@ class Profile:
         self, program: Any, start_ns: int, times: Any, tokens: int, outputs: int, attended: int, read: int,
         threads: int, within: dict[int, tuple[int, int]],
     ) -> None:  # fmt: skip
-        thread = threading.get_ident()
-        self._runs.append(_Run(program, start_ns, times, tokens, outputs, attended, read, threads, within, thread))
+        recording = max(0, time.perf_counter_ns() - start_ns - int(times.sum()))
+        thread = threading.get_native_id()  # small: viewers of traces take 32 bits
+        run = _Run(program, start_ns, times, tokens, outputs, attended, read, threads, within, thread, recording)
+        self._runs.append(run)
+        self._last[thread] = run
+
+    def _add_step(self, start_ns: int, spent: dict[str, int]) -> None:
+        run = self._last.pop(threading.get_native_id(), None)
+        if run is None or run.start_ns < start_ns:  # its run began before the profile
+            return
+        inside = int(run.times.sum()) + run.recording_ns
+        spent = {**spent, "enter": spent["run"] - inside}
+        del spent["run"]
+        self._steps.append(_Step(start_ns, spent, inside, run.thread))
 
     def _end(self) -> None:
         self._wall = time.perf_counter() - self._started
@@ -117,11 +147,17 @@ class Profile:
         return sum(int(run.times.sum()) for run in self._runs) / 1e9
 
     @property
+    def step_seconds(self) -> float:
+        return sum(step.nanoseconds for step in self._steps) / 1e9
+
+    @property
     def num_threads(self) -> int:
         return max((run.threads for run in self._runs), default=1)
 
     def operations(self, by: str = "operation") -> list[OperationProfile]:
-        """List what was measured, the largest time first.
+        """List what was measured, the largest time first: operations, what a run does besides, and what the engine
+        does besides for a step (``"engine: choose"`` is sampling), and the recording of all that. Together they are the
+        whole of the steps.
 
         Parameters
         ----------
@@ -144,13 +180,11 @@ class Profile:
             nbytes, macs = run.program.work(run.tokens, run.outputs, run.attended, run.read, run.within)
             rows = [(OVERHEAD[0], "overhead", run.times[0], 0, 0)]
             rows += zip(run.program.names, run.program.kinds, run.times[1:-1], nbytes, macs, strict=True)
-            rows += [(OVERHEAD[1], "overhead", run.times[-1], 0, 0)]
-            for name, kind, ns, some_bytes, some_macs in rows:
-                key = {"operation": name, "kind": kind, "layer": _layer_of(name)}[by]
-                entry = found.setdefault(key, [set(), 0, 0, 0, 0])
-                entry[0].add(kind)
-                for i, value in enumerate((1, ns, some_bytes, some_macs), 1):
-                    entry[i] += int(value)
+            rows += [(OVERHEAD[1], "overhead", run.times[-1], 0, 0), (RECORDING, "profile", run.recording_ns, 0, 0)]
+            _add_up(rows, by, found)
+        for step in self._steps:
+            rows = [(f"engine: {name}", "engine", ns, 0, 0) for name, ns in step.spent.items()]
+            _add_up(rows, by, found)
         total = sum(entry[2] for entry in found.values()) or 1
         rows_found = [
             OperationProfile(key, next(iter(kinds)) if len(kinds) == 1 else f"{len(kinds)} kinds", calls, ns / 1e9,
@@ -216,8 +250,9 @@ class Profile:
             rest = sum(row.seconds for row in rows[len(shown) :])
             lines.append(f"... and {len(rows) - len(shown)} more, {rest * 1e3:.2f} ms")
         lines.append(
-            f"{self.runs} runs of {self.tokens} tokens, {self.run_seconds * 1e3:.2f} ms of "
-            f"{self.wall_seconds * 1e3:.2f} ms; {self.num_threads} threads; limits {read / 1e9:.1f} GB/s"
+            f"{self.runs} runs of {self.tokens} tokens, {self.run_seconds * 1e3:.2f} ms; {len(self._steps)} steps, "
+            f"{self.step_seconds * 1e3:.2f} ms of {self.wall_seconds * 1e3:.2f} ms; {self.num_threads} threads; limits "
+            f"{read / 1e9:.1f} GB/s"
             + (f", {peak / 1e9:.0f} GMAC/s" if peak else "")
         )
         return "\n".join(lines)
@@ -230,8 +265,8 @@ class Profile:
         path : str
             Where to; a file there is replaced.
         """
-        events: list[dict[str, Any]] = []
-        first = min((run.start_ns for run in self._runs), default=0)
+        first = min([*(run.start_ns for run in self._runs), *(step.start_ns for step in self._steps)], default=0)
+        events = list(self._step_events(first))
         for number, run in enumerate(self._runs):
             where = {"ph": "X", "pid": os.getpid(), "tid": run.thread}
             at = (run.start_ns - first) / 1e3
@@ -248,6 +283,16 @@ class Profile:
                 at += ns / 1e3
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)
+
+    def _step_events(self, first: int) -> Iterator[dict[str, Any]]:
+        for number, step in enumerate(self._steps):
+            where = {"ph": "X", "pid": os.getpid(), "tid": step.thread, "args": {}}
+            at = (step.start_ns - first) / 1e3
+            yield {**where, "name": f"step {number}", "cat": "step", "ts": at, "dur": step.nanoseconds / 1e3}
+            for name in ("gather", "choose", "hand out"):  # the run is between the first two
+                ns = step.spent[name]
+                yield {**where, "name": f"engine: {name}", "cat": "engine", "ts": at, "dur": ns / 1e3}
+                at += (ns + (step.spent["enter"] + step.run_ns if name == "gather" else 0)) / 1e3
 
     def plot(self, path: str | os.PathLike[str], by: str = "kind") -> None:
         """Draw the shares as bars into a file, in the format of its suffix; with matplotlib (the extra ``plot``).
@@ -274,6 +319,15 @@ class Profile:
         axes.set_xlabel("ms")
         axes.set_title(f"{self.runs} runs of {self.tokens} tokens, by {by}")
         figure.savefig(path)
+
+
+def _add_up(rows: list[tuple[str, str, int, int, int]], by: str, found: dict[str, list[Any]]) -> None:
+    for name, kind, ns, some_bytes, some_macs in rows:
+        key = {"operation": name, "kind": kind, "layer": _layer_of(name)}[by]
+        entry = found.setdefault(key, [set(), 0, 0, 0, 0])
+        entry[0].add(kind)
+        for i, value in enumerate((1, ns, some_bytes, some_macs), 1):
+            entry[i] += int(value)
 
 
 def _layer_of(name: str) -> str:
@@ -303,8 +357,10 @@ def profile() -> Iterator[Profile]:
     """
     found = Profile()
     program.add_recorder(found._add)
+    steps.add_recorder(found._add_step)
     try:
         yield found
     finally:
         found._end()
+        steps.remove_recorder(found._add_step)
         program.remove_recorder(found._add)

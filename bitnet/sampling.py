@@ -6,13 +6,14 @@ same tokens whatever else runs.
 """
 
 import functools
-import secrets
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet._core.drawing import Draws
 from bitnet._core.sampling import History, keep_only
 from bitnet.config import GenerationConfig
 from bitnet.errors import ConfigurationError, InferenceError, ShapeError, TensorError
@@ -23,12 +24,8 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Ids32 = npt.NDArray[np.int32]
 
-# Elements in a block of `_at_least_kth` and of `_draw`: near the square root of a vocabulary of 128 256 the two steps,
-# over the blocks and over what is left, cost least. Maxima take smaller blocks, so that there are more than top_k.
-MAX_BLOCK, SUM_BLOCK = 64, 256
 _FLOATS = np.finfo(np.float32)
 LEAST = -_FLOATS.max  # of a token that may not come: infinity would not be told from a computation gone wrong
-RANGES, DEEPEST = 1024, 64.0  # of `_nucleus`; exp(-64) of each token of the largest vocabulary is below 2**-53
 
 
 class Sampler:
@@ -46,15 +43,18 @@ class Sampler:
     vocab_size : int
     seed : int
         Of the drawing: that of `config`, or the fresh one that was taken instead.
+    leaders : int
+        How many of the largest logits decide, with those that equal the last of them; 0 where all may.
 
     Notes
     -----
-    With penalised logits l and m = max l, a token has the weight w = exp((l - m) / temperature), in float32. Tokens
-    that are as likely as the last one which top-k lets in are let in, too. Top-p keeps a token if those before it, in
-    the order of (m - l) / temperature and with the lower id first where that is equal, have less than `top_p` of the
-    sum; min-p keeps what has w >= `min_p`. Typical-p keeps the tokens of those whose -log p is closest to the entropy,
-    until they have `typical_p` together. Sums are in double. An answer's log-probabilities are of the model's own
-    logits, before anything of this.
+    With penalised logits l and m = max l, a token has the weight w = exp((l - m) / temperature), in float32 and by an
+    exponential of our own (within 3e-7), and 0 where that is below exp(-87). Tokens that are as likely as the last one
+    which top-k lets in are let in, too. Top-p keeps a token if those before it, in the order of (m - l) / temperature
+    and with the lower id first where that is equal, have less than `top_p` of the sum; min-p keeps what has
+    w >= `min_p`. Typical-p keeps the tokens of those whose -log p is closest to the entropy, in float32, until they
+    have `typical_p` together. Sums are in double. An answer's log-probabilities are of the model's own logits, before
+    anything of this.
 
     References
     ----------
@@ -70,14 +70,18 @@ class Sampler:
             raise ConfigurationError.value("Sampler", "vocab_size", vocab_size, "a whole number above 0")
         self.config = config
         self.vocab_size = int(vocab_size)
-        self.seed = secrets.randbits(64) if config.seed is None else config.seed
+        self.seed = int.from_bytes(os.urandom(8)) if config.seed is None else config.seed
         self.logprob: float | None = None
         self.top_logprobs: list[tuple[int, float]] | None = None
         self._penalizes = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty) != (1, 0, 0)
         self._adjusts = self._penalizes or bool(config.logit_bias) or config.no_repeat_ngram_size > 0
         self.is_greedy = not (config.do_sample or self._adjusts or config.logprobs is not None)
+        looks_at_all = self._adjusts or config.logprobs is not None
+        self.leaders = 0 if looks_at_all else (config.top_k or 0) if config.do_sample else 1
         self._history: History | None = None
         self._known = 0  # tokens of the history
+        self._best = self._drawn = -1  # of `prepare`: the likeliest token, and the number of the draw
+        self._raw: Floats | None = None  # the logits before all changes, where their logarithms are wanted
 
     @functools.cached_property
     def _bias(self) -> tuple[Ids32, Floats]:
@@ -123,20 +127,22 @@ class Sampler:
         self._adjust(scores, seen, prompt_tokens, list(forbidden))
         if not scores.max() > LEAST:
             raise ConfigurationError.conflict("Sampler.pick", f"forbidden has all {self.vocab_size} tokens")
-        return self._sample(scores, True) if self.config.do_sample else int(scores.argmax())  # the first of equals
+        return self._draw(scores) if self.config.do_sample else int(scores.argmax())  # the first of equals
 
-    def choose(
-        self, batch: Any, output: int, ids: Ids32, prompt_tokens: int, forbidden: Sequence[int] = (),
+    def prepare(
+        self, batch: Any, output: int, draws: Draws, ids: Ids32, prompt_tokens: int, forbidden: Sequence[int] = (),
         processor: Callable[[Ids32, Floats], Any] | None = None, allowed: Ids32 | None = None,
-    ) -> int:  # fmt: skip
-        """Choose the next token of one text by logits of a batch, which may be overwritten.
+    ) -> None:  # fmt: skip
+        """Make the choice of the next token of one text, but for a draw, which is left to be made with others.
 
         Parameters
         ----------
         batch : Batch
-            That was run.
+            That was run; the logits may be overwritten.
         output : int
             Of which of its outputs.
+        draws : Draws
+            Where a draw is added.
         ids : ndarray of int32
             The ids so far; those of the call before, and at most some more.
         prompt_tokens : int
@@ -147,17 +153,12 @@ class Sampler:
             Called with the ids and the logits, which it changes, or returns others.
         allowed : ndarray of int32, optional
             A bit for each token that may be chosen, the lowest first.
-
-        Returns
-        -------
-        int
-            Or -1 where a logit is not finite.
         """
-        best = int(batch.best(output))
-        if best < 0:
-            return -1
+        self._best, self._drawn = int(batch.best(output)), -1
+        if self._best < 0:
+            return
         config, scores = self.config, batch.row(output)
-        raw = scores.copy() if config.logprobs is not None else None
+        self._raw = scores.copy() if config.logprobs is not None else None
         if self._adjusts or forbidden:
             self._adjust(scores, ids, prompt_tokens, forbidden)
         if processor is not None:
@@ -167,14 +168,29 @@ class Sampler:
             np.maximum(scores, LEAST, out=scores)
         if allowed is not None:
             keep_only(scores, allowed)
-        is_changed = self._adjusts or bool(forbidden) or processor is not None or allowed is not None
-        if is_changed:
-            best = int(batch.best(output))
-        if best >= 0 and scores[best] <= LEAST:
+        if self._adjusts or forbidden or processor is not None or allowed is not None:
+            self._best = int(batch.best(output))
+        if self._best >= 0 and scores[self._best] <= LEAST:
             raise ConfigurationError.conflict("GenerationConfig", f"all {self.vocab_size} tokens are forbidden")
-        token = self._sample(scores, is_changed) if config.do_sample and best >= 0 else best
-        if raw is not None and token >= 0:
-            self.logprob, self.top_logprobs = _most_likely(raw, token, config.logprobs or 0)
+        if config.do_sample and self._best >= 0:
+            self._drawn = self._add_to(draws, scores)
+
+    def chosen(self, draws: Draws) -> int:
+        """Say which token was chosen.
+
+        Parameters
+        ----------
+        draws : Draws
+            Those of `prepare`, made.
+
+        Returns
+        -------
+        int
+            Or -1 where a logit is not finite.
+        """
+        token = self._best if self._drawn < 0 else draws.token(self._drawn)
+        if self._raw is not None and token >= 0:
+            self.logprob, self.top_logprobs = _most_likely(self._raw, token, self.config.logprobs or 0)
         return token
 
     def _adjust(self, scores: Floats, ids: Ids32, prompt_tokens: int, forbidden: Sequence[int]) -> None:
@@ -203,28 +219,32 @@ class Sampler:
         if len(forbidden):
             scores[self._ids(forbidden)] = LEAST
 
-    def _sample(self, scores: Floats, is_masked: bool) -> int:
-        config, largest, ids = self.config, scores.max(), None
-        kept: Ids
-        if config.top_k is not None and config.top_k < self.vocab_size:
-            ids = _at_least_kth(scores, config.top_k)
-            scores = scores[ids]
-        with np.errstate(over="ignore", under="ignore"):  # far below the largest: an infinite depth, a weight of 0
-            depths = (largest - scores) / _float32(config.temperature)
-            weights = np.exp(-depths)
-        if is_masked:  # at an extreme temperature even the least likely would have a weight
-            weights[scores <= LEAST] = 0
-        if config.top_p < 1.0:
-            kept = _nucleus(depths, weights, config.top_p)
-            ids, weights = kept if ids is None else ids[kept], weights[kept]
-        if config.min_p is not None:
-            kept = np.flatnonzero(weights >= np.float32(config.min_p))
-            ids, weights = kept if ids is None else ids[kept], weights[kept]
-        if config.typical_p < 1.0:
-            kept = _typical(weights, config.typical_p)
-            ids, weights = kept if ids is None else ids[kept], weights[kept]
-        drawn = _draw(weights, self._random.random())
-        return drawn if ids is None else int(ids[drawn])
+    def _add_to(self, draws: Draws, scores: Floats) -> int:
+        config = self.config
+        return draws.add(
+            scores, self._random.random(), float(_float32(config.temperature)), config.top_k or 0, config.top_p,
+            config.min_p or 0.0, config.typical_p,
+        )  # fmt: skip
+
+    def skip(self, count: int) -> None:
+        """Leave out the random numbers of tokens that are there already.
+
+        Parameters
+        ----------
+        count : int
+        """
+        if self.config.do_sample:
+            self._random.bit_generator.advance(count)  # type: ignore[attr-defined]
+
+    def new_draws(self) -> Draws:
+        """Give room for draws that are not made with those of others."""
+        return Draws(self.vocab_size)
+
+    def _draw(self, scores: Floats) -> int:
+        draws = self.new_draws()
+        self._add_to(draws, scores)
+        draws.make(1)
+        return draws.token(0)
 
     def _ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> Ids32:
         found = np.asarray(ids, np.int64)
@@ -357,50 +377,6 @@ def _check(logits: Any, shape: tuple[int, ...] | None) -> None:
         raise InferenceError.logits(len(where), logits.size, float(logits[first]), first)
 
 
-def _at_least_kth(scores: Floats, k: int) -> Ids:
-    """The indices, ascending, of what is at least the k-th largest score: k of them, or more where scores are equal."""
-    # k blocks have a maximum of at least the k-th largest maximum, so k scores are at least that, and the k-th largest
-    # score is. A comparison with it leaves little to choose from.
-    maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), MAX_BLOCK))
-    ids = np.flatnonzero(scores >= _kth(maxima, k)) if k <= len(maxima) else np.arange(len(scores))
-    found: Ids = ids[scores[ids] >= _kth(scores[ids], k)]
-    return found
-
-
-def _kth(scores: Floats, k: int) -> np.float32:
-    """The k-th largest."""
-    at = len(scores) - k
-    kth: np.float32 = np.partition(scores, at)[at]
-    return kth
-
-
-def _nucleus(depths: Floats, weights: Floats, top_p: float) -> Ids:
-    """The indices, ascending, of what top-p keeps; `depths` are the negative logarithms of the weights."""
-    # Instead of a sort: how much weight lies in each of many ranges of depth, and a sort of the one range in which the
-    # sum comes to its mark. What lies deeper than DEEPEST has no part in a sum in double, and shares the last range.
-    mass = top_p * weights.sum(dtype=np.float64)
-    span = min(float(depths.max()), DEEPEST)
-    ranges = (np.minimum(depths, span) * np.float32((RANGES - 1) / max(span, 1e-6))).astype(np.intp)
-    sums = np.cumsum(np.bincount(ranges, weights))
-    last = min(int(np.searchsorted(sums, mass)), len(sums) - 1)
-    within = np.flatnonzero(ranges == last)
-    within = within[np.argsort(depths[within], kind="stable")]
-    before = np.cumsum(weights[within], dtype=np.float64)[:-1] + (sums[last - 1] if last else 0.0)
-    is_kept = ranges < last
-    is_kept[within[: 1 + np.searchsorted(before, mass)]] = True
-    return np.flatnonzero(is_kept)
-
-
-def _typical(weights: Floats, typical_p: float) -> Ids:
-    """The indices, ascending, of the tokens whose surprise is closest to the entropy, up to a probability together."""
-    shares = weights / weights.sum(dtype=np.float64)
-    surprises = -np.log(np.maximum(shares, np.finfo(np.float64).tiny))
-    away = np.abs(surprises - (shares * surprises).sum())
-    order = np.argsort(away, kind="stable")
-    last = min(int(np.searchsorted(np.cumsum(shares[order]), typical_p)), len(order) - 1)
-    return np.flatnonzero(away <= away[order[last]])
-
-
 def _most_likely(logits: Floats, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
     """The logarithm of a token's probability, and those of the most likely ones, the likeliest first."""
     numbers = logits.astype(np.float64)
@@ -410,18 +386,3 @@ def _most_likely(logits: Floats, token: int, count: int) -> tuple[float, list[tu
     top = np.argpartition(-numbers, count - 1)[:count] if count else np.empty(0, np.int64)
     top = top[np.lexsort((top, -numbers[top]))]
     return float(numbers[token]), [(int(id), float(numbers[id])) for id in top]
-
-
-def _draw(weights: Floats, uniform: float) -> int:
-    """The index at which the sum of weights first exceeds `uniform` of the whole; block by block, then within one."""
-    blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), SUM_BLOCK), dtype=np.float64))
-    target = uniform * blocks[-1]
-    block = _first_above(blocks, target)
-    start = block * SUM_BLOCK
-    within = np.cumsum(weights[start : start + SUM_BLOCK], dtype=np.float64)
-    return start + _first_above(within, target - (blocks[block - 1] if block else 0.0))
-
-
-def _first_above(sums: npt.NDArray[np.float64], target: float) -> int:
-    # Rounding can bring the target up to the last sum: then it is the last that has a weight.
-    return int(min(np.searchsorted(sums, target, "right"), np.searchsorted(sums, sums[-1], "left")))

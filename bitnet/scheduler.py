@@ -1,12 +1,12 @@
-"""Continuous batching: which tokens of which requests make the next step.
+"""Continuous batching: requests come, take part in steps, get what comes of them, and go.
 
-`driving.py` says who calls all this. Only the driver touches requests, pages and lists. Everybody else leaves word, in
-flags and in the queue of arrivals, and raises `_is_changed`.
+`driving.py` says who calls all this, `gathering.py` which tokens of whom make a step. Only the driver touches requests,
+pages and lists. Everybody else leaves word, in flags and in the queue of arrivals, and raises `_is_changed`.
 """
 
-import contextlib
 import heapq
 import itertools
+import logging
 import os
 import time
 import weakref
@@ -14,20 +14,23 @@ from collections import deque
 
 import numpy as np
 
+from bitnet import steps
 from bitnet._core.batch import Batch
+from bitnet._core.drawing import Draws
 from bitnet._core.program import PAGE_TOKENS, Execution
 from bitnet.driving import Driving
-from bitnet.errors import BitNetError, ErrorContext, InferenceError, MemoryError, QueueFullError
+from bitnet.errors import BitNetError, ErrorContext, InferenceError, QueueFullError
+from bitnet.gathering import Gathering
 from bitnet.kv_cache import KVCache, Sequence
 from bitnet.lookup import Costs
-from bitnet.request import MAX_UNREAD, Activity, Request
+from bitnet.request import MAX_UNREAD, Activity
 
 __all__ = ["Scheduler"]
 
-MAX_LOGITS = 64  # of a step, beside those of decoding: each is a row of the vocabulary's size
+_log = logging.getLogger(__name__)
 
 
-class Scheduler(Driving):
+class Scheduler(Gathering, Driving):
     """The requests of one model on one engine. Threads may share it.
 
     Parameters
@@ -45,7 +48,7 @@ class Scheduler(Driving):
         self._where = {"model": model.path, "num_threads": config.num_threads}
         self._max_tokens = min(config.max_batch_tokens, max(program.context, config.max_batch_size))
         self.execution = Execution(program, self._max_tokens)
-        self._batch = Batch(self._max_tokens, program.vocab_size)
+        self._batch, self._draws = Batch(self._max_tokens, program.vocab_size), Draws(program.vocab_size)
         limit = None if config.max_kv_tokens is None else config.max_kv_tokens // PAGE_TOKENS
         self.context = program.context if limit is None else min(program.context, limit * PAGE_TOKENS)
         keep = -(-program.context // PAGE_TOKENS)
@@ -60,7 +63,8 @@ class Scheduler(Driving):
 
     def _begin(self):
         self._begin_driving()
-        self._arrivals, self._waiting = deque(), []  # by priority, then by time
+        # By priority, then by time. Others than the driver read both, so both change with `_entrance` held.
+        self._arrivals, self._waiting = deque(), []
         self._running = []  # all that have pages
         self._decoding, self._reading = [], []  # of these, who takes part in the next step
         self._guesses = False  # whether somebody does who guesses
@@ -68,6 +72,7 @@ class Scheduler(Driving):
         self._short = None  # who asks for pages
         self._is_short = False  # somebody paused, and nobody has ended since
         self._deadline = None  # the first of all
+        self._clock = None  # of the present step, while somebody wants to know
 
     @property
     def max_batch_size(self):
@@ -117,7 +122,9 @@ class Scheduler(Driving):
         self.cancel([*self._running, *self._waiting_requests()], error)
 
     def _waiting_requests(self):
-        return [*self._arrivals, *(entry[-1] for entry in list(self._waiting))]
+        with self._entrance:
+            arrivals, waiting = self._arrivals.copy(), self._waiting.copy()
+        return [*arrivals, *(entry[-1] for entry in waiting)]
 
     def look_up(self, ids, see):
         """Find the pages of a text that was read before, and show them to a function while nobody changes them.
@@ -178,6 +185,7 @@ class Scheduler(Driving):
 
     def _step(self):
         """Run a batch; False where there is nothing to do."""
+        clock = self._clock = steps.clock()
         if self._is_changed:
             self._arrange()
         if self._deadline is not None and time.perf_counter() >= self._deadline:
@@ -188,6 +196,8 @@ class Scheduler(Driving):
         if not self._gather():
             return True
         start = time.perf_counter() if self._guesses and not self._reading else None
+        if clock is not None:
+            clock.lap("gather")
         try:
             if not self._run():
                 return True
@@ -197,7 +207,11 @@ class Scheduler(Driving):
         if start is not None:
             self._costs.add(self._batch.tokens, time.perf_counter() - start)
         self.steps, self.step_tokens = self.steps + 1, self.step_tokens + self._batch.tokens
+        if clock is not None:
+            clock.lap("run")
         self._deliver(self._parts)
+        if clock is not None:
+            clock.tell()
         return True
 
     def _run(self):
@@ -207,7 +221,7 @@ class Scheduler(Driving):
             if self._is_changed:  # whoever cancels raises this before
                 return False
             try:
-                self.execution.step(self._batch, self._config.num_threads)
+                self.execution.step(self._batch, self._config.num_threads, self._time_left())
             except InferenceError as error:
                 if error.message.startswith("the run was cancelled"):
                     self._is_changed = True
@@ -215,20 +229,34 @@ class Scheduler(Driving):
                 raise
         return True
 
+    def _time_left(self):
+        """In how many seconds the batch is late for the most part, as `cancel` has it; None for never."""
+        if self._deadline is None:
+            return None
+        tokens = 0
+        limited = [(one.deadline, count) for one, count, _ in self._parts if one.deadline is not None]
+        for deadline, count in sorted(limited):
+            tokens += count
+            if 2 * tokens > self._batch.tokens:
+                return max(deadline - time.perf_counter(), 0.0)
+        return None
+
     def _arrange(self):
         """Let requests in and out, and see who has how much to do."""
         self._is_changed = False
-        while self._arrivals:
-            request = self._arrivals[0]
-            heapq.heappush(self._waiting, (*request.order(), request))
-            self._arrivals.popleft()
+        if self._arrivals:
+            with self._entrance:
+                while self._arrivals:
+                    self._wait(self._arrivals.popleft())
         for request in [*self._running, *(entry[-1] for entry in self._waiting)]:
             if not request.has_ended and (request.is_cancelled or request.is_late):
                 reason = "cancelled" if request.is_cancelled else "timeout"
                 self._end(request, reason, request.error)
         if any(entry[-1].has_ended for entry in self._waiting):
-            self._waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
-            heapq.heapify(self._waiting)
+            waiting = [entry for entry in self._waiting if not entry[-1].has_ended]
+            heapq.heapify(waiting)
+            with self._entrance:
+                self._waiting = waiting
         running, active = [], []
         for request in self._running:
             if not request.has_ended:
@@ -241,7 +269,8 @@ class Scheduler(Driving):
             request = self._waiting[0][-1]
             if active and (self._is_short or self.cache.available < -(-request.count // PAGE_TOKENS) + 1):
                 break  # those that run will end
-            entry = heapq.heappop(self._waiting)
+            with self._entrance:
+                entry = heapq.heappop(self._waiting)
             request.is_stalled = request.unread >= MAX_UNREAD
             if request.is_stalled:
                 stalled.append(entry)
@@ -252,111 +281,22 @@ class Scheduler(Driving):
         for request in running:
             if request.sequence.length >= request.count:  # its last token was computed, and something came between
                 request.sequence.rewind(request.count - 1)
-        for entry in stalled:
-            heapq.heappush(self._waiting, entry)
+        if stalled:
+            with self._entrance:
+                for entry in stalled:
+                    heapq.heappush(self._waiting, entry)
         self._running = running
-        self._decoding = [one for one in active if one.count - one.sequence.length == 1 and not one.all_logits]
+        self._decoding = [one for one in active if one.count - one.sequence.length == 1 and one.logits_from is None]
         self._guesses = any(one.lookup is not None for one in self._decoding)
         decoding = set(self._decoding)
         self._reading = [one for one in active if one not in decoding]
         self._parts = []
-        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting)) if one.deadline]
+        deadlines = [one.deadline for one in (*running, *(entry[-1] for entry in self._waiting))
+                     if one.deadline is not None]  # fmt: skip
         self._deadline = min(deadlines, default=None)
 
-    def _gather(self):
-        """Fill the batch; False where pages are missing, for which somebody had to pause."""
-        batch, decoding = self._batch, self._decoding
-        batch.clear()
-        if len(decoding) > self._max_tokens:
-            decoding = decoding[: self._max_tokens]
-            self._decoding, self._parts = [*self._decoding[self._max_tokens :], *decoding], []
-        try:
-            if self._guesses:
-                self._gather_guesses(decoding)
-                decoding = ()
-            for request in decoding:
-                sequence = request.sequence
-                length = sequence.length
-                if length >= sequence.room or sequence.may_write_shared:
-                    self._short = request
-                    sequence.reserve(length + 1)
-                batch.add_token(sequence.pages, length, request.ids[length])
-            if self._reading:
-                self._parts = self._parts if self._guesses else [(request, 1, 1) for request in decoding]
-                self._gather_prompts(len(self._parts))
-            elif not self._guesses and len(self._parts) != len(decoding):  # empty where requests have changed
-                self._parts = [(request, 1, 1) for request in decoding]
-        except MemoryError as error:
-            self._make_room(self._short, error)
-            return False
-        return True
-
-    def _gather_guesses(self, decoding):
-        """Add the next token of each, and what is guessed to come then."""
-        batch, self._parts = self._batch, []
-        spare = self._max_tokens - len(decoding) - (self._config.prefill_chunk if self._reading else 0)
-        for request in decoding:
-            sequence = request.sequence
-            length, guesses = sequence.length, 0
-            if request.lookup is not None and spare > 0:
-                # No page is taken from others for a guess.
-                room = spare if self.cache.available else min(spare, sequence.room - length - 1)
-                guesses = request.guess(room, self._costs, len(decoding) - 1) if room > 0 else 0
-                spare -= guesses
-            if length + guesses >= sequence.room or sequence.may_write_shared:
-                self._short = request
-                sequence.reserve(length + 1 + guesses)
-            batch.add(sequence.pages, length, request.ids[length : length + 1 + guesses], 1 + guesses)
-            self._parts.append((request, 1 + guesses, 1 + guesses))
-
-    def _gather_prompts(self, decoding):
-        """Add the next tokens of prompts: half of the room is the oldest one's, then come the shortest."""
-        room = self._max_tokens - self._batch.tokens
-        chunk = self._config.prefill_chunk
-        # Others wait for the end of the step: those who are answered, or whose prompts are short.
-        room = min(room, chunk) if decoding else min(room, 2 * chunk) if len(self._reading) > 1 else room
-        waiting = sorted(self._reading, key=lambda one: (-one.priority, one.left, one.number))
-        oldest = min(waiting, key=Request.order)
-        plan = [(oldest, room - room // 2), *((one, room) for one in waiting)]
-        counts, logits, later = {}, MAX_LOGITS, []
-        for request, most in plan:
-            if request not in counts:
-                self._short = request
-                if request.shares and request.sequence.find(request.ids[: request.count]):
-                    later.append(request)
-                    continue
-                counts[request] = 0
-            more = min(request.left - counts[request], most, room, logits if request.all_logits else room)
-            counts[request] += more
-            room -= more
-            logits -= more if request.all_logits else 0
-        if not any(counts.values()) and not decoding:  # all wait for a page that another one is computing
-            counts[later[0]] = min(later[0].left, room)
-        for request, count in counts.items():
-            if count:
-                sequence = request.sequence
-                at = sequence.length
-                self._short = request
-                sequence.reserve(at + count)
-                outputs = count if request.all_logits else int(count == request.left)
-                self._batch.add(sequence.pages, at, request.ids[at : at + count], outputs)
-                self._parts.append((request, count, outputs))
-
-    def _make_room(self, request, error):
-        """Have the youngest request pause: it gives its pages back, and begins anew when there are some."""
-        others = [one for one in self._running if not one.has_ended and (one.sequence.room or one is request)]
-        if others == [request]:
-            self._end(request, "error", error)  # it is alone, and there is too little for it
-        else:
-            victim = max(others, key=lambda one: (one.is_stalled, one.order()))
-            victim.sequence.close(victim.ids)
-            victim.sequence = None
-            victim.paused()
-            self.pauses += 1
-            self._is_short = True
-            self._running.remove(victim)
-            heapq.heappush(self._waiting, (*victim.order(), victim))
-        self._is_changed = True
+    def _wait(self, request):
+        heapq.heappush(self._waiting, (*request.order(), request))
 
     def _run_one_by_one(self, error):
         """Find whose fault an error is: nobody else's request is to end."""
@@ -383,22 +323,39 @@ class Scheduler(Driving):
 
     def _deliver(self, parts):
         """Give the logits to those who wait for them."""
-        batch, output = self._batch, 0
+        batch, draws, output = self._batch, self._draws, 0
+        draws.clear()
+        chosen = False
+        for request, _, outputs in parts:
+            if outputs and request.chooses:
+                request.prepare(batch, output, draws)
+                chosen = True
+            output += outputs
+        if draws.count:
+            draws.make(self._config.num_threads)
+        if chosen and self._clock is not None:
+            self._clock.lap("choose")
+        output, token, hidden = 0, 0, None
         for request, count, outputs in parts:
             sequence = request.sequence
             length = sequence.length
-            if outputs <= 1 or request.all_logits:
+            is_text = request.logits_from is not None
+            if outputs <= 1 or is_text:
                 length = sequence.length = length + count
                 if length % PAGE_TOKENS < count:
                     sequence.remember(request.ids)
-            if outputs:
+            if outputs or request.sees:
                 try:
-                    request.take(batch, output, outputs)
+                    if request.sees:
+                        hidden = self.execution.last_hidden(batch.tokens) if hidden is None else hidden
+                        request.see(hidden[token : token + count], length - count)
+                    else:
+                        request.take(batch, output, outputs, draws)
                 except Exception as error:  # of a processor of logits, or for want of a finite number
                     if not request.has_ended:
                         self._end(request, "error", error)
                 output += outputs
-                if outputs > 1 and not request.all_logits:  # of guesses only the right ones stay
+                if outputs > 1 and not is_text:  # of guesses only the right ones stay
                     length, before = min(length + count, request.count - 1), length
                     sequence.length = length
                     if length % PAGE_TOKENS < length - before:
@@ -411,17 +368,24 @@ class Scheduler(Driving):
                 waiter = request.inbox.waiter
                 if waiter is not None and request.inbox.has_news():
                     self._wake(waiter)
+            token += count
         if self._reading:
             self._is_changed = True
 
     def _end(self, request, reason=None, error=None):
         """End a request, or take back what an ended one has."""
         if not request.has_ended:
-            if isinstance(error, BitNetError) and reason == "error":
-                with contextlib.suppress(BitNetError), ErrorContext.during("run", **self._where):
-                    raise error
+            if reason == "error":
+                try:
+                    with ErrorContext.during("run", **self._where):
+                        raise error
+                except Exception as told:
+                    error = told
             request.end(reason, error)
         if request.sequence is not None:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("request %d ends (%s): %d tokens, of which %d were in memory", request.number,
+                           error or request.reason, request.count, request.sequence.shared)  # fmt: skip
             request.sequence.close(None if error is not None else request.ids)
             request.sequence = None
         self._is_changed, self._is_short = True, False
@@ -435,8 +399,9 @@ class Scheduler(Driving):
 
     def renew(self):
         """Begin in a child process: other threads are not there, and what they held stays locked."""
-        was_driven, requests = self._driving.locked(), [*self._running, *self._waiting_requests()]
+        was_driven = self._driving.locked()
         arrivals, waiting, running = self._arrivals, self._waiting, self._running
+        requests = [*running, *arrivals, *(entry[-1] for entry in waiting)]
         self._turn.renew()
         self._begin()
         self._is_changed = True

@@ -3,7 +3,7 @@
 Probabilities are those of the whole vocabulary, in float64 from the float32 logits.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from bitnet.errors import ConfigurationError, InferenceError
 from bitnet.kv_cache import Sequence as CachedSequence
+from bitnet.request import Request
 
 __all__ = ["CHUNK", "Run", "Score", "log_softmax", "score_pairs", "scored"]
 
@@ -206,39 +207,101 @@ def score_pairs(
         groups.setdefault(context.tobytes(), []).append(number)
     # Long ones first: what does not fit into memory shows at once.
     order = sorted(groups.values(), key=lambda group: -len(todo[group[0]][0]))
-    found: dict[int, Score] = {}
-    for start in range(0, len(order), batch_size):
-        _score_groups(engine, model, todo, order[start : start + batch_size], found, top)
+    head = model.program.names[-1]
+
+    def maker(group: list[int]) -> Callable[[Any], Scoring]:
+        return lambda inbox: Scoring(todo[group[0]][0], [todo[number][1] for number in group], inbox, head, top)
+
+
+    def told(ended: list[Scoring]) -> None:
         if progress is not None:
-            progress(len(found), len(todo))
-    return [found[number] for number in range(len(todo))]
+            progress(sum(len(one.scores) for one in ended), len(todo))
+
+    found = engine._read_texts(model, [maker(group) for group in order], batch_size, told)
+    of = {number: score for group, one in zip(order, found, strict=True)
+          for number, score in zip(group, one.scores, strict=True)}  # fmt: skip
+    return [of[number] for number in range(len(todo))]
 
 
-def _score_groups(
-    engine: Any, model: Any, todo: list[tuple[Ids, Ids]], groups: Sequence[list[int]], found: dict[int, Score],
-    top: int | None,
-) -> None:  # fmt: skip
-    """Score the pairs of some contexts: each context once, and then its texts one after the other."""
-    with Run(engine, model, len(groups)) as run:
-        first = run.step({at: todo[group[0]][0] for at, group in enumerate(groups)}, last_only=True)
-        for turn in range(max(map(len, groups))):
-            members = {at: group[turn] for at, group in enumerate(groups) if turn < len(group)}
-            rows: dict[int, list[Chosen]] = {
-                at: [_chosen(first[at][None], todo[number][1][:1], top)] for at, number in members.items()
-            }
-            done = 0
-            while parts := {at: todo[number][1][done : -1] for at, number in members.items()
-                            if len(todo[number][1]) - 1 > done}:  # fmt: skip
-                width = max(CHUNK // len(parts), 1)
-                for at, logits in run.step({at: ids[:width] for at, ids in parts.items()}).items():
-                    rows[at].append(_chosen(logits, todo[members[at]][1][done + 1 : done + 1 + width], top))
-                done += width
-            for at, number in members.items():
-                context, ids = todo[number]
-                run.rewind(at, len(context))
-                logprobs, greedy, tops = zip(*rows[at], strict=True)
-                found[number] = Score(ids, np.concatenate(logprobs), np.concatenate(greedy),
-                                      None if top is None else [one for part in tops for one in part])  # fmt: skip
+class Scoring(Request):
+    """Texts after a context, which is read once: one after the other takes the place behind it.
+
+    Parameters
+    ----------
+    context : ndarray of int32
+        At least one token.
+    texts : list of ndarray of int32
+    inbox : Inbox
+    head : str
+        The name of the head, for errors.
+    top : int or None
+        How many most likely tokens to name.
+
+    Attributes
+    ----------
+    scores : list of Score
+        Of the texts so far, in their order.
+    """
+
+    is_scored = True
+
+    def __init__(self, context: Ids, texts: list[Ids], inbox: Any, head: str, top: int | None) -> None:
+        longest = max(max(map(len, texts)) - 1, 0)
+        super().__init__(np.concatenate([context, np.empty(longest, np.int32)]), len(context), inbox)
+        self._begins, self._texts, self._head, self._top = len(context), texts, head, top
+        self._first: npt.NDArray[np.float32] | None = None  # the logits after the context, which all texts have
+        self._rows: list[Chosen] = []
+        self.scores: list[Score] = []
+        self.logits_from = self._begins - 1
+        self._put_in()
+
+    def _put_in(self) -> None:
+        """Let the next text come behind the context; its last token predicts nothing."""
+        ids = self._texts[len(self.scores)][:-1]
+        self.count = self._begins + len(ids)
+        self.ids[self._begins : self.count] = ids
+
+    def take(self, batch: Any, first: int, count: int, draws: Any) -> None:
+        """Look at the next logits of a batch."""
+        if min(map(batch.best, range(first, first + count))) < 0:
+            raise InferenceError.not_finite(self._head)
+        logits, text = batch.logits[first : first + count], self._texts[len(self.scores)]
+        if self._first is None:
+            self._first = logits[:1].copy()
+            self.logits_from = self._begins
+            self._look(self._first, text)
+            logits = logits[1:]
+        self._look(logits, text)
+        while sum(len(one[0]) for one in self._rows) == len(text):
+            self._finish(text)
+            if len(self.scores) == len(self._texts):
+                self.end(None)
+                return
+            self.sequence.rewind(self._begins)
+            self._put_in()
+            text = self._texts[len(self.scores)]
+            self._look(self._first, text)
+
+    def _look(self, logits: npt.NDArray[np.float32], text: Ids) -> None:
+        done = sum(len(one[0]) for one in self._rows)
+        ids = text[done : done + len(logits)]
+        if len(ids):
+            self._rows.append(_chosen(logits[: len(ids)], ids, self._top))
+
+    def _finish(self, text: Ids) -> None:
+        rows = self._rows or [(np.empty(0), np.empty(0, np.bool_), [])]
+        logprobs, greedy, tops = zip(*rows, strict=True)
+        self.scores.append(Score(text, np.concatenate(logprobs), np.concatenate(greedy),
+                                 None if self._top is None else [one for part in tops for one in part]))  # fmt: skip
+        self._rows = []
+
+    def paused(self) -> None:
+        self._rows = []
+        if self._first is not None:
+            self._look(self._first, self._texts[len(self.scores)])
+
+    def end(self, reason: Any, error: BaseException | None = None) -> None:
+        self.error, self.has_ended = error, True
 
 
 def _chosen(logits: npt.NDArray[np.float32], ids: Ids, top: int | None) -> Chosen:

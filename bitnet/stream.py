@@ -8,7 +8,8 @@ from typing import Self
 import numpy as np
 
 from bitnet.completion import Piece
-from bitnet.errors import BitNetError, ErrorContext
+from bitnet.config import GenerationConfig
+from bitnet.errors import BitNetError, ConfigurationError, ErrorContext
 
 __all__ = ["Stream", "for_streamer"]
 
@@ -25,9 +26,9 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         What has come so far; whole when the iterator has ended.
     """
 
-    def __init__(self, scheduler, request, on_piece=None):
+    def __init__(self, scheduler, request, on_piece=None, rewound=None):
         self.completion = request.completion
-        self._scheduler, self._request, self._on_piece = scheduler, request, on_piece
+        self._scheduler, self._request, self._on_piece, self._rewound = scheduler, request, on_piece, rewound
         self._inbox, self._pieces = request.inbox, request.inbox.pieces
         self._is_closed = self._is_told = False  # whether the error that ended it has been raised
 
@@ -103,6 +104,38 @@ class Stream(Iterator[Piece], AsyncIterator[Piece]):
         """Stop generating, from any thread; what has come can still be read."""
         if not self._request.has_ended:
             self._scheduler.cancel([self._request])
+
+    def rewind(self, tokens: int, config: GenerationConfig | None = None) -> "Stream":
+        """Take the answer back to its first tokens, and go on from there in another stream. This one is closed.
+
+        What was computed for the tokens that stay is there still, where the engine has `prefix_cache`.
+
+        Parameters
+        ----------
+        tokens : int
+            How many of ``completion.tokens`` stay; what follows does not count, whether it was read or not.
+        config : GenerationConfig, optional
+            For what comes now, as another seed or a bias against the token that is taken back. By default the same:
+            then what comes is what was taken back, unless tokens are drawn without a seed.
+
+        Returns
+        -------
+        Stream
+            Of the pieces after those tokens; its ``completion`` has all.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are fewer tokens, or there may not be more.
+        InferenceError
+            If the engine is closed; a `QueueFullError` if too many requests wait.
+        """
+        config = config or self._request.config
+        most = min(len(self.completion.tokens), config.max_new_tokens - 1)
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= most:
+            raise ConfigurationError.value("Stream.rewind", "tokens", tokens, f"a whole number from 0 to {most}: that "
+                                           "many have come, and leave room for one more")  # fmt: skip
+        return self._rewound(self, self._request, tokens, config, self._on_piece)  # type: ignore[no-any-return]
 
     def __enter__(self) -> Self:
         return self

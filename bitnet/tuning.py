@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import operator
 import os
 import tempfile
@@ -19,6 +20,8 @@ from bitnet._core.memory import new_block
 from bitnet.errors import ConfigurationError
 
 __all__ = ["PackingChoice", "choose_packing", "fastest_packing", "measure_packings", "remembered_choices"]
+
+_log = logging.getLogger(__name__)
 
 # A weight of BitNet-b1.58-2B-4T's width. So many rows that they are read from memory, not from a cache.
 COLS = 2560
@@ -107,6 +110,7 @@ def fastest_packing(num_threads: SupportsIndex | None = None, measure: bool = Fa
     found = None if measure else _KNOWN.get(key) or _choices_of(_remembered()).get(key)
     if found is None:
         found = measure_packings(count)
+        _log.debug("measured, for packing='auto': %s", found)
         _remember(key, found)
     _KNOWN[key] = found
     return found

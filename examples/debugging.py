@@ -25,23 +25,38 @@ print(tracker.report())
 
 # Errors tell what happened, walk to their causes, and can be told apart.
 x = np.ones(256, np.float32)
-wrong = [(np.ones(255, np.float32), 1), (x * np.inf, 1), (x, 0), (x, 10**9)]
-for given, size in wrong:
+
+
+def ask_a_device():
     try:
-        with bitnet.ErrorContext.during("example", "multiply and allocate", size=size):
-            kept[0].matmul(given)
-            bitnet.HybridMemoryPool(bitnet.MemoryPoolConfig(limit=1000)).allocate(10**6 if size else -1)
-    except bitnet.MemoryError as error:
-        print("memory:", error)
-    except bitnet.DeviceError as error:
-        print("device:", error)
-    except bitnet.QuantizationError as error:
-        print("quantisation:", error)
-        print(error.to_report())
+        raise OSError("the bus does not answer")  # as a driver of yours may say
+    except OSError as cause:
+        raise bitnet.DeviceError("the accelerator is gone") from cause
+
+
+wrong = {
+    "one column is missing": lambda: kept[0].matmul(x[1:]),
+    "a number is none": lambda: kept[0].matmul(x * np.inf),
+    "too much for a pool": lambda: bitnet.HybridMemoryPool(bitnet.MemoryPoolConfig(limit=1000)).allocate(10**6),
+    "a device of your own": ask_a_device,
+}
+for what, act in wrong.items():
+    try:
+        with bitnet.ErrorContext.during("example", what, rows=256):
+            act()
     except bitnet.BitNetError as error:
-        print("other:", error)
+        if isinstance(error, bitnet.MemoryError):
+            print("memory:", error)  # free some, and try again
+        elif isinstance(error, bitnet.DeviceError):
+            print("device:", error)  # go on without it
+        elif isinstance(error, bitnet.QuantizationError):
+            print("quantisation:", error)  # look where the number came from
+        else:
+            print("other:", error)
         for cause in error.chain()[1:]:
-            print("  because of", cause)
+            print("  because of:", cause)
+        report = error.to_report()
+print(report)
 
 # What is slow? From 10 ms on (here from 0) it is logged.
 total = bitnet.time_operation("sum", sum, range(1000))

@@ -1,10 +1,14 @@
 """Checkpoints for tests: those of tests/data, and writers of small ones, also of ones that no writer would write."""
 
+import ctypes
 import json
 import math
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from bitnet.errors import ModelLoadError
 
 DATA = Path(__file__).resolve().parent / "data" / "hf"
 PACKED = ("bitnet-packed-auto", "bitnet-packed-bitlinear", "llama-packed-bitlinear", "llama-packed-rmsnorm")
@@ -66,3 +70,31 @@ def layer(codes=None, scale=0.5, name="q_proj"):
 def quantized(linear_class="autobitlinear", **fields):
     """A config.json with a ``quantization_config``."""
     return {"quantization_config": {"quant_method": "bitnet", "linear_class": linear_class, **fields}}
+
+
+def _arrays_in(value, found):
+    """Every array that there is: found by looking into all, not by asking the checksums."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            _arrays_in(one, found)
+    elif isinstance(value, np.ndarray):
+        found.append(value)
+    elif hasattr(value, "packed_bytes"):
+        _arrays_in([value.packed_bytes, getattr(value, "scale", None), getattr(value, "scales", None)], found)
+    return found
+
+
+def flip_in_every_array(model):
+    """A bit in each array that a model reads, in turn: `Model.verify` finds it."""
+    model.verify()
+    arrays = _arrays_in([model.program.operations, model.program._angles], [])
+    assert len(arrays) > 20
+    for array in arrays:
+        byte = (ctypes.c_uint8 * array.nbytes).from_address(array.__array_interface__["data"][0])
+        byte[array.nbytes // 2] ^= 1
+        with pytest.raises(ModelLoadError, match="in memory have changed"):
+            model.verify()
+        byte[array.nbytes // 2] ^= 1
+    model.verify()

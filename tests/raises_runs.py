@@ -16,6 +16,7 @@ from checkpoints import DATA, write_safetensors
 from bitnet import harness, tuning
 from bitnet._core import ops
 from bitnet._core.batch import Batch
+from bitnet._core.drawing import Draws
 from bitnet._core.head import Int8Rows, rows_of_bytes
 from bitnet._core.program import PAGE_TOKENS
 from bitnet._core.sampling import History
@@ -222,13 +223,14 @@ def too_many_to_generate():
 
 # What someone else raised, and so said.
 PASSED_ON = {
+    ("request.py", "self._failure"),
     ("harness.py", "done.error"),
     ("cli/bench_measure.py", "completion.error"), ("cli/session.py", "problem[0]"), ("cli/session.py", ""),
     ("cli/batch.py", ""), ("cli/batch_files.py", ""), ("cli/chat.py", ""), ("cli/chat.py", "problem[0]"),
     ("engine.py", "found[0].error"), ("engine.py", ""),
     ("generation.py", "error"), ("generation.py", "request.error"), ("kv_cache.py", ""),
     ("kv_state.py", ""), ("driving.py", ""),
-    ("scheduler.py", ""),
+    ("scheduler.py", ""), ("_core/memory.pyx", ""), ("_errors.py", "ours"),
     ("scheduler.py", "error"), ("stream.py", "error"), ("stream.py", ""), ("stream.py", "StopIteration"),
     ("stream.py", "StopAsyncIteration"),
 }  # fmt: skip
@@ -275,6 +277,11 @@ ROWS = [
      "weights has shape (2, 3); it must be (1, 3)"),
     ("_core/head.pyx", "ShapeError.columns", lambda: Int8Rows(2, 3).multiply(ONES),
      "cannot multiply a 2 x 3 int8 table: the weight has 3 columns, the input 4"),
+    ("_core/head.pyx", "ShapeError.mismatch", lambda: Int8Rows(2, 4).multiply(ONES, leaders=np.ones(9, np.int32)),
+     f"leaders has shape (9,); it must be ({len(ONES)},)"),
+    ("_core/head.pyx", "ShapeError.too_large",
+     lambda: Int8Rows(2, 4).multiply(ONES, leaders=np.full(len(ONES), 65, np.int32)),
+     "the number of leaders is 65; the limit is 64 logits"),
     ("_core/head.pyx", "TensorError.read_only",
      lambda: rows_of_bytes(aligned_bytes(), 4, 4, ONES[0]).fill(0, np.ones((4, 4), np.int8), ONES[0]),
      "the int8 table is read-only, and the result is to be written there; pass a writable array"),
@@ -318,11 +325,17 @@ ROWS = [
      "the adapter is for the harness, which needs the library 'lm_eval': pip install 'bitnet-runtime[eval]'"),
     ("harness.py", "AttributeError", lambda: harness.nothing, "module 'bitnet.harness' has no attribute 'nothing'"),
     ("engine.py", "InferenceError.stopped", cancelled_between_runs, "the request was cancelled"),
+    ("engine.py", "InferenceError.stopped",
+     lambda: engine().score(loaded(), [[1, 2], [3, 4]], batch_size=1, progress=lambda *_: engine().cancel()),
+     "the request was cancelled"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1], [2]], []),
      "generate: 2 prompts have 0 configurations"),
     ("engine.py", "ConfigurationError.conflict",
      lambda: engine().stream(loaded(), [1], GenerationConfig(do_sample=True, num_return_sequences=2)),
      "stream: a stream is one answer; num_return_sequences is 2"),
+    ("stream.py", "ConfigurationError.value", lambda: engine().stream(loaded(), [1]).rewind(1),
+     "Stream.rewind.tokens is 1; it must be a whole number from 0 to 0: that many have come, and leave room for one "
+     "more"),
     ("engine.py", "ConfigurationError.conflict", lambda: engine().generate(loaded(), [[1]], streamer=ONES),
      "generate: a streamer is for one answer, and instead of on_piece"),
     ("grammar.py", "DeviceError.missing_extra", without_llguidance,
@@ -349,9 +362,14 @@ ROWS = [
      "all 1 pages of 64 tokens for keys and values are in use; wait for others to end, or raise max_kv_tokens"),
     ("request.py", "InferenceError.not_finite", lambda: engine().generate(of_nan(), [1]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
-    ("request.py", "InferenceError.not_finite",
-     lambda: engine().generate(of_nan(), [1], GenerationConfig(repetition_penalty=1.1)),
+    ("embedding.py", "InferenceError.beyond_context", lambda: engine().embed(loaded(), [[1] * 129]),
+     "position 128 is beyond the 128 tokens of the context"),
+    ("scoring.py", "InferenceError.not_finite", lambda: engine().score(of_nan(), [[1, 2]]),
      "the input of 'lm_head' has a number that is not finite; diagnosis shows where it began"),
+    ("_core/drawing.pyx", "ShapeError.mismatch", lambda: Draws(5).add(ONES[0], 0.5),
+     "logits has shape (4,); it must be (5,)"),
+    ("_core/drawing.pyx", "ShapeError.too_large", lambda: Draws(5).token(0),
+     "a draw is 0; the limit is -1 of those added"),
     ("_core/sampling.pyx", "InferenceError.token", lambda: History(4).add(np.array([3, 4], np.int32), False),
      "token 4 at position 1 is not in the vocabulary of 4"),
     ("_core/sampling.pyx", "ShapeError.mismatch", lambda: History(5).penalize(ONES[0], 1, 1, 1),

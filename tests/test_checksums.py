@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from checkpoints import DATA
+from checkpoints import DATA, flip_in_every_array
 
 import bitnet
 from bitnet.checksums import SIDECAR
@@ -38,7 +38,7 @@ def test_what_has_not_changed_passes(folder):
 @pytest.mark.parametrize(("name", "part"), [("model.layers.2.mlp.down_proj", "weight"), ("lm_head", "table")])
 def test_a_bit_that_flips_in_memory(folder, name, part):
     model = loaded(folder)
-    operation = next(one for one in model._checksums._operations if one["name"] == name)
+    operation = next(one for one in model.program.operations if one["name"] == name)
     bits = operation[part].packed_bytes
     address = bits.__array_interface__["data"][0]
     byte = (np.ctypeslib.ctypes.c_uint8 * 1).from_address(address + 77)
@@ -47,6 +47,12 @@ def test_a_bit_that_flips_in_memory(folder, name, part):
         model.verify()
     byte[0] ^= 16
     model.verify()
+
+
+@pytest.mark.parametrize("settings", [{}, {"head_dtype": "float16"}, {"load": "copy"}], ids=str)
+def test_a_bit_that_flips_in_any_array_in_memory(tmp_path, settings):
+    bitnet.convert(DATA / NAME, tmp_path / "a")
+    flip_in_every_array(loaded(tmp_path / "a" if "load" in settings else DATA / NAME, **settings))
 
 
 def test_a_bit_that_flips_on_disk(folder):

@@ -7,6 +7,7 @@ import pytest
 from checkpoints import DATA
 from hypothesis import given
 from hypothesis import strategies as st
+from raises_runs import of_nan
 
 import bitnet
 from bitnet import GenerationConfig
@@ -163,3 +164,12 @@ def test_all_of_it_is_the_same_in_a_batch(loaded):
         alone = loaded.generate(prompt, config)
         assert (answer.tokens, answer.logprobs, answer.top_logprobs) == (alone.tokens, alone.logprobs,
                                                                          alone.top_logprobs)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [{"do_sample": True, "seed": 1}, {"repetition_penalty": 1.1}, {"logprobs": 1}])
+def test_logits_that_are_no_numbers_end_their_request(way):
+    config = GenerationConfig(max_new_tokens=3, **way)
+    model = of_nan()
+    with (bitnet.InferenceEngine(bitnet.EngineConfig(num_threads=1)) as engine,
+          pytest.raises(bitnet.InferenceError, match="has a number that is not finite")):  # fmt: skip
+        engine.generate(model, [1], config)

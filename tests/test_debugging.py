@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,11 @@ def pristine():
     """Nothing set from outside, and all as before afterwards."""
     from bitnet import debugging
 
-    root, depth = logging.getLogger("bitnet"), debugging._depth
+    root, depth, writers = logging.getLogger("bitnet"), debugging._depth, debugging._writers
     level, handlers = root.level, list(root.handlers)
     debugging._depth = 0
     yield
-    debugging._depth = depth
+    debugging._depth, debugging._writers = depth, writers
     debugging._trace_operations(-debugging._tracers)
     root.setLevel(level)
     root.handlers[:] = handlers
@@ -68,6 +69,41 @@ def test_a_decorated_function_is_timed_at_every_call(caplog):
     assert messages(caplog)[-1].endswith("ms (ended by TypeError)")
 
 
+# ---- the example
+
+EXAMPLE = """\
+bytes left: 32768
+2 live blocks, 3 B
+  1 B for cache, 0.0
+in <module>
+      cache = [pool.allocate(1 << n, tag="cache") for n in range(3)]
+other: cannot multiply a 256 x 256 ternary weight: the weight has 256 columns, the input 255
+quantisation: x has inf at index (0); only finite numbers can be quantised
+memory: cannot allocate 977 KiB for a block: 0 B of the pool's limit of 1000 B are in use; free some, or raise the limit
+device: the accelerator is gone
+  because of: the bus does not answer
+DeviceError [error]
+during example: a device of your own
+  rows: 256
+  at {path}:
+raised at {path}:
+caused by OSError: the bus does not answer
+sum 499500, product in"""
+
+
+def test_what_the_example_says():
+    path = Path(bitnet.__file__).parents[1] / "examples" / "debugging.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=True)
+    at = 0
+    for line in EXAMPLE.format(path=path).splitlines():  # in this order, with others between them
+        assert line in done.stdout[at:], line
+        at = done.stdout.index(line, at) + len(line)
+    told = done.stderr.splitlines()
+    assert len(told) == 3
+    assert all(line.startswith("WARNING slow operation ") for line in told[:2])
+    assert told[2].endswith(" the largest code is 127")  # once: where logging is set up already, nothing is said twice
+
+
 # ---- traces
 
 
@@ -86,6 +122,23 @@ def test_a_trace_is_off_until_debugging(caplog, capsys):
     assert capsys.readouterr().err.startswith(f"DEBUG bitnet.debugging: test_debugging.py:{line} some of 5")
 
 
+def test_what_is_logged_to_standard_error_anyway_is_not_said_twice(capsys):
+    root = logging.getLogger()
+    theirs = logging.StreamHandler(sys.stderr)
+    theirs.setFormatter(logging.Formatter("theirs: %(message)s"))
+    root.addHandler(theirs)
+    try:
+        with bitnet.debug():
+            bitnet.debug_trace("once")
+            theirs.setLevel(logging.WARNING)
+            bitnet.debug_trace("by us")
+            logging.getLogger("bitnet.engine").warning("by them")
+    finally:
+        root.removeHandler(theirs)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["theirs", "DEBUG bitnet.debugging", "theirs"]
+
+
 def test_debug_mode_notes_tracebacks_and_ends(capsys):
     pool = bitnet.HybridMemoryPool.instance()
     root = logging.getLogger("bitnet")
@@ -98,6 +151,26 @@ def test_debug_mode_notes_tracebacks_and_ends(capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(bitnet.ConfigurationError, match="level is 'loud'; it must be one of"), bitnet.debug("loud"):
         pass
+
+
+def test_debug_within_debug_says_all_once(capsys):
+    start_from_environment({"BITNET_DEBUG": "1"})
+    with bitnet.debug(), bitnet.debug():
+        bitnet.debug_trace("a")
+    bitnet.debug_trace("b")
+    assert [line[-1] for line in capsys.readouterr().err.splitlines()] == ["a", "b"]
+
+
+def test_debug_modes_may_end_in_any_order():
+    root = logging.getLogger("bitnet")
+    before = root.level
+    first, second = bitnet.debug("debug"), bitnet.debug("trace")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (TRACE, True, "tracebacks")
+    second.__exit__(None, None, None)
+    assert (root.level, is_debugging(), bitnet.HybridMemoryPool.instance().tracking) == (before, False, "off")
 
 
 # ---- from outside
@@ -151,6 +224,29 @@ def test_a_process_can_be_made_to_speak():
     output, complaints = in_process(SPEAK, BITNET_LOG="warning", BITNET_MEMORY_PROFILING="1")
     assert complaints == "ERROR bitnet.engine: grave\n"
     assert output.startswith("tracebacks ")
+
+
+def test_the_log_tells_what_an_engine_does(caplog):
+    config = bitnet.GenerationConfig(max_new_tokens=40, eos_token_id=())
+    settings = {"num_threads": 1, "max_kv_tokens": 128, "prefix_cache": False, "packing": "t5"}
+    with caplog.at_level(logging.DEBUG, "bitnet"), bitnet.load(DATA / "llama-packed-bitlinear", **settings) as model:
+        model.generate([[1, 2, 3] * 15, [4, 5, 6] * 15], config)
+        model.infer([1, 2])
+        with pytest.raises(ZeroDivisionError):
+            model.generate([1, 2], config, logits_processor=lambda ids, logits: 1 / 0)
+    told = [(record.name, record.getMessage()) for record in caplog.records]
+    name, message = told[0]
+    assert name == "bitnet.model"
+    assert re.search(r"llama-packed-bitlinear.* is loaded in \d\.\d+ s: packing 't5', activations int8", message)
+    said = [message for name, message in told if name in ("bitnet.scheduler", "bitnet.gathering")]
+    assert said[0].startswith("request 1 pauses: request ")
+    assert "all 2 pages of 64 tokens for keys and values are in use" in said[0]
+    assert said[1:] == [
+        "request 0 ends (length): 85 tokens, of which 0 were in memory",
+        "request 1 ends (length): 85 tokens, of which 0 were in memory",
+        "request 2 ends (read): 2 tokens, of which 0 were in memory",
+        "request 3 ends (division by zero): 2 tokens, of which 0 were in memory",
+    ]
 
 
 def test_messages_go_to_the_present_standard_error(monkeypatch):
@@ -211,7 +307,8 @@ def test_a_trace_tells_every_operation_of_a_run(loaded, capsys):
     loaded.infer([1, 2])
     lines = capsys.readouterr().err.splitlines()
     program = loaded.model.program
-    assert len(lines) == 1 + len(program.names)
+    assert len(lines) == 1 + len(program.names) + 1
+    assert lines[-1].startswith("DEBUG bitnet.scheduler: request ")
     assert lines[0].startswith("DEBUG bitnet._core.program: a run of 2 tokens, 2 outputs: ")
     assert lines[1].startswith("TRACE bitnet._core.program: embed model.embed_tokens: ")
 
@@ -241,6 +338,16 @@ def test_other_errors_pass_untouched():
         _ = 1 / 0
     with ErrorContext.during("something"):
         pass
+
+
+@pytest.mark.parametrize(("said", "told"), [("", ""), ("Unable to allocate 1 GiB", r" \(Unable to allocate 1 GiB\)")])
+def test_a_memory_error_of_python_becomes_the_cause_of_ours(said, told):
+    with (pytest.raises(bitnet.MemoryError, match=f"^no memory is left for 'embed'{told}; end other") as caught,
+          ErrorContext.during("run", tokens=3), ErrorContext.during("embed")):  # fmt: skip
+        raise MemoryError(said)
+    assert [layer.operation for layer in caught.value.layers] == ["embed", "run"]
+    assert [type(one) for one in caught.value.chain()] == [bitnet.MemoryError, MemoryError]
+    assert caught.value.layers[0].source_location.startswith(f"{__file__}:")
 
 
 def test_a_report_names_causes_that_are_not_ours():

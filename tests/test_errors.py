@@ -187,6 +187,8 @@ SENTENCES = [
                               "tags": {"kv": 1000, "weights": 1 << 19, "a": 5, "b": 3}},
      "cannot allocate 2 KiB for a block: 1 MiB of the pool's limit of 1 MiB are in use (weights: 512 KiB, kv: 1000 B, "
      "a: 5 B); free some, or raise the limit"),
+    ("MemoryError", "elsewhere", {"operation": "run", "reason": ""},
+     "no memory is left for 'run'; end other programs, or ask for less at once"),
     ("MemoryError", "freed", {"action": "read", "nbytes": 5}, "cannot read a block of 5 B that was freed"),
     ("MemoryError", "foreign", {"nbytes": 5},
      "a block of 5 B belongs to another pool; give it to that one, or use its free()"),

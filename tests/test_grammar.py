@@ -114,3 +114,16 @@ def test_without_the_library_the_extra_is_named():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "'llguidance' is not installed; run: pip install 'bitnet-runtime[grammar]'"
+
+
+def test_an_answer_that_is_taken_back_is_of_its_grammar_still(loaded):
+    grammar = Grammar.regex("[a-z]{5} [a-z]{5} [0-9]{8}")
+    config = GenerationConfig(max_new_tokens=60, stop_strings=["99"])
+    stream = loaded.engine.stream(loaded.model, PROMPT, config, grammar=grammar)
+    whole = "".join(piece.text for piece in stream)
+    assert re.fullmatch("[a-z]{5} [a-z]{5} [0-9]{8}", whole)
+    again = stream.rewind(3)
+    rest = "".join(piece.text for piece in again)
+    assert whole.endswith(rest)
+    assert again.completion.text == whole
+    assert again.completion.tokens == stream.completion.tokens

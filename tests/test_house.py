@@ -27,7 +27,8 @@ ARROWS = {
     "_core.reports": "_errors",
     "_core.pressure": "errors _core.reports",
     "_core.blocks": "errors _core.reports",
-    "_core.memory": "errors _core.blocks _core.pressure _core.reports",
+    "_core.tracking": "_core.reports",
+    "_core.memory": "errors _core.blocks _core.pressure _core.reports _core.tracking",
     "_core.threads": "errors",
     "_core.arrays": "errors",
     "_core.quant": "errors _core.cpu _core.threads _core.arrays",
@@ -45,11 +46,15 @@ ARROWS = {
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
     "_core.builder": "errors _core.fusion",
-    "_core.head": "errors _core.cpu _core.memory _core.threads _core.arrays",
-    "_core.operations": "_core.head _core.ops _core.matmul _core.threads",
+    "_core.head_job": "",
+    "_core.screening": "_core.head_job _core.threads",
+    "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
+    "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",
+    "_core.clock": "",
     "_core.counting": "",
-    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops",
-    "_core.program": "errors _core.batch _core.builder _core.counting _core.gemm _core.head _core.operations _core.ops "
+    "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
+    "_core.program": "errors _core.batch _core.builder _core.clock _core.counting _core.gemm _core.head _core.head_job "
+                     "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
     "_errors": "errors",
@@ -63,15 +68,17 @@ ARROWS = {
     "vocabulary": "errors",
     "chat": "errors sandbox",
     "sandbox": "",
+    "_core.drawing": "errors _core.arrays _core.blocks _core.memory _core.threads",
     "_core.sampling": "errors _core.arrays _core.blocks _core.memory",
-    "sampling": "config errors _core.sampling",
+    "sampling": "config errors _core.drawing _core.sampling",
     "weight": "config quant tuning _core.quant _core.packing _core.matmul",
     "tuning": "errors _core.cpu _core.threads _core.memory _core.packing _core.matmul",
     "machine": "errors _bitnet_runtime _core.blocks _core.cpu _core.threads _core.probe _core.quant _core.packing "
                "_core.reports",
-    "memory": "_errors config _core.blocks _core.memory _core.reports",
+    "memory": "_errors config _core.blocks _core.memory _core.reports _core.tracking",
     "debugging": "errors memory _core.program",
-    "profiling": "errors machine _core.program",
+    "steps": "",
+    "profiling": "errors machine steps _core.program",
     "diagnosis": "errors kv_cache model _core.program _core.quant",
     "assets": "",
     "bitnet": "errors calibration config conversion evaluation quant quantization weight debugging diagnosis profiling "
@@ -83,13 +90,14 @@ ARROWS = {
     "request": "completion errors lookup sampling",
     "driving": "request",
     "grammar": "errors",
-    "scheduler": "driving errors kv_cache lookup request _core.batch _core.program",
-    "stream": "completion errors",
+    "gathering": "errors request",
+    "scheduler": "driving errors gathering kv_cache lookup request steps _core.batch _core.drawing _core.program",
+    "stream": "completion config errors",
     "generation": "completion errors request",
     "loaded": "config embedding engine grammar model scoring",
     "texts": "embedding scoring",
-    "embedding": "errors kv_cache",
-    "scoring": "errors kv_cache",
+    "embedding": "errors request",
+    "scoring": "errors kv_cache request",
     "evaluation": "errors scoring",
     "harness": "config engine errors scoring",
     "calibration": "errors kv_cache model _core.program _core.quant",
@@ -98,7 +106,7 @@ ARROWS = {
     "inspection": "assets checksums errors formats formats.panels formats.sums hub models _core.builder",
     "conversion": "errors config formats formats.gguf_write formats.hugging_face_write formats.panels formats.sums "
                   "formats.writing hub model models tokenizer vocabulary _core.head _core.packing _core.quant",
-    "kv_state": "errors _core.program",
+    "kv_state": "errors formats.sums _core.program",
     "kv_cache": "errors _core.batch _core.memory _core.program",
     # the meeting place of formats and models
     "checksums": "errors formats formats.sums",
@@ -126,8 +134,8 @@ OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "sa
             *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h", "probe_kernel.h",
-             "quant_kernel.h", "target.h"}  # fmt: skip
+CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h",
+             "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"
@@ -399,6 +407,19 @@ def test_every_arrow_of_the_table_is_used():
 
 def test_importing_loads_no_optional_library():
     code = f"import sys, bitnet, bitnet.machine; sys.exit(' '.join(m for m in {OPTIONAL} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert (done.stderr.strip(), done.stdout) == ("", "")
+
+
+NOT_NEEDED = ("hashlib", "hmac", "secrets", "numpy.ma", "numpy.random", "asyncio", "ssl", "email", "jinja2", "rich")
+
+
+def test_a_run_loads_no_library_that_it_does_not_need():
+    """Each takes some megabytes, which count as what a model takes."""
+    code = ("import sys, bitnet\nwith bitnet.load(num_threads=1) as model:\n    model.generate('a', do_sample=False, "
+            f"max_new_tokens=2)\nsys.exit(' '.join(m for m in {NOT_NEEDED} if m in sys.modules))")  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(bitnet.__file__).parents[1], capture_output=True, text=True, check=False
     )

@@ -7,11 +7,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet import GenerationConfig, sampling
+from bitnet import GenerationConfig, HybridMemoryPool, MemoryError
+from bitnet._core.drawing import Draws
 from bitnet.errors import ConfigurationError, InferenceError, ShapeError, TensorError
 from bitnet.sampling import Sampler, StopStrings, logprobs
 
 SIZES = (1, 2, 3, 7, 50, 63, 64, 65, 300, 5000)
+
+
+def power_by_reference(depths):
+    """e^-depth in float32, by the operations of _core/drawing.pyx one after the other."""
+    x, one = np.minimum(depths, np.float32(87)), np.float32
+    whole = x * one(-1.44269504) + one(12582912)
+    bits = whole.view(np.int32)
+    whole = whole - one(12582912)
+    r = (-x - whole * one(0.693359375)) + whole * one(2.12194440e-4)
+    p = r * one(1 / 720) + one(1 / 120)
+    for term in (1 / 24, 1 / 6, 0.5, 1, 1):
+        p = p * r + one(term)
+    found = (p.view(np.uint32) + (bits.view(np.uint32) << 23)).view(np.float32)
+    return np.where(depths < 87, found, one(0))
+
+
+def test_the_power_is_one():
+    depths = np.concatenate([np.linspace(0, 100, 100_001), [0, 1e-45, 86.99999, 87, 1e30, np.inf]]).astype(np.float32)
+    exact = np.exp(-depths.astype(np.float64)) * (depths < 87)
+    np.testing.assert_allclose(power_by_reference(depths), exact, rtol=3e-7)
+    assert power_by_reference(np.zeros(1, np.float32)) == 1
 
 
 def kept_by_reference(logits, history, config):
@@ -21,7 +43,7 @@ def kept_by_reference(logits, history, config):
         scale = np.float32(config.repetition_penalty)
         scores[id] = scores[id] * scale if scores[id] < 0 else scores[id] / scale
     depths = (scores.max() - scores) / np.float32(config.temperature)
-    weights = np.exp(-depths)
+    weights = power_by_reference(depths)
     kept = list(range(len(scores)))
     if config.top_k is not None:
         kth = sorted(scores)[-min(config.top_k, len(scores))]
@@ -35,6 +57,18 @@ def kept_by_reference(logits, history, config):
         kept = sorted(nucleus)
     if config.min_p is not None:
         kept = [id for id in kept if weights[id] >= np.float32(config.min_p)]
+    if config.typical_p < 1:
+        shares = weights[kept].astype(np.float64) / weights[kept].sum(dtype=np.float64)
+        logarithm = np.log(weights[kept].sum(dtype=np.float64))
+        surprises = depths[kept] + logarithm
+        away = np.abs(surprises - (shares[shares > 0] * surprises[shares > 0]).sum()).astype(np.float32)
+        away[shares == 0] = np.inf
+        total, last = 0.0, 0.0
+        for at in np.argsort(away, kind="stable"):
+            if total < config.typical_p:
+                last = away[at]
+            total += shares[at]
+        kept = [id for id, one in zip(kept, away, strict=True) if one <= last]
     return kept, weights[kept].astype(np.float64)
 
 
@@ -61,6 +95,7 @@ def some_config(rng, **fields):
         "do_sample": True, "seed": int(rng.integers(2**63)), "temperature": choose(1.0, 0.3, 0.7, 1.0, 1.8, 50.0),
         "top_k": choose(None, 1, 2, 5, 50, 1000, int(rng.integers(1, 200))),
         "min_p": choose(None, None, 0.05, 0.5, 1.0),
+        "typical_p": choose(1.0, 1.0, 0.9, 0.2),
         "top_p": choose(1.0, 0.9, 0.5, 1e-9, 0.999999, float(rng.uniform(0.01, 0.99))),
         "repetition_penalty": choose(1.0, 1.0, 1.3, 0.8), **fields,
     })  # fmt: skip
@@ -96,6 +131,7 @@ def test_the_same_choice_of_a_real_vocabulary(rng, size):
     for fields in (
         {}, {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9}, {"top_k": 3000}, {"top_k": size}, {"min_p": 0.1},
         {"top_p": 0.999, "temperature": 3.0}, {"repetition_penalty": 1.2, "top_k": 1},
+        {"typical_p": 0.8}, {"typical_p": 0.3, "top_p": 0.9},
     ):  # fmt: skip
         settings_ = config(**fields)
         sampler, logits = Sampler(settings_, size), rng.normal(0, 3, size).astype(np.float32)
@@ -168,19 +204,74 @@ def test_large_vocabularies_are_drawn_from_evenly():
     found = np.array([sampler.pick(np.zeros(size, np.float32)) for _ in range(count)])
     cells = np.bincount(found * 20 // size, minlength=20)
     assert ((cells - count / 20) ** 2 / (count / 20)).sum() < 50  # 19 degrees of freedom
-    assert abs((found % sampling.SUM_BLOCK).mean() - 127.5) < 8  # of 74 / sqrt(2000)
+    assert abs((found % 256).mean() - 127.5) < 8  # of 74 / sqrt(2000)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_ends_of_the_random_numbers(rng, size):
-    weights = np.exp(some_logits(rng, size))
-    weights /= weights.max()
-    weights[rng.random(size) < 0.5] = 0
-    weights[size // 2] = 1
-    drawable = np.flatnonzero(weights)
-    assert sampling._draw(weights, 0.0) == drawable[0]
-    assert sampling._draw(weights, 1 - 2**-53) == drawable[-1]
-    assert sampling._draw(weights, 1.0) == drawable[-1]  # never, but rounding may come to it
+    logits = rng.uniform(-5, 5, size).astype(np.float32)  # the last weight is more than what rounding takes
+    logits[rng.random(size) < 0.5] = np.finfo(np.float32).min
+    logits[size // 2] = logits.max() + 1
+    drawable = np.flatnonzero(power_by_reference(logits.max() - logits))
+    draws = Draws(size)
+    for uniform in (0.0, 1 - 2**-53, 1.0):  # never 1, but rounding may come to it
+        draws.add(logits, uniform)
+    draws.make(1)
+    assert [draws.token(number) for number in range(3)] == [drawable[0], drawable[-1], drawable[-1]]
+
+
+@pytest.mark.parametrize("equal", [100, 5000])
+def test_many_equal_logits_at_the_end_of_top_p(rng, equal):
+    # All in one range however it is cut, and not the first: the ranges end, and ids decide.
+    logits = rng.permutation(np.concatenate([[9.0, 8.0], np.full(equal, 3.0), np.full(60, -2.0)])).astype(np.float32)
+    for top_p in (0.5, 0.9, 0.99, 0.9999999):
+        settings_ = config(top_p=top_p)
+        for uniform in (0.0, 0.3, 0.999, 1 - 2**-53):
+            draws = Draws(len(logits))
+            draws.add(logits, uniform, top_p=top_p)
+            draws.make(1)
+            assert draws.token(0) == pick_by_reference(logits, [], settings_, uniform)
+
+
+def test_draws_side_by_side_are_those_alone(rng):
+    size = 20_000  # so many that threads are used
+    rows, ways = rng.normal(0, 3, (40, size)).astype(np.float32), [
+        {}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.7}, {"temperature": 2.0, "top_p": 0.99},
+    ]  # fmt: skip
+    asked = [(row, float(rng.random()), ways[i % len(ways)]) for i, row in enumerate(rows)]
+    alone = []
+    for row, uniform, way in asked:
+        draws = Draws(size)
+        draws.add(row, uniform, **way)
+        draws.make(1)
+        alone.append(draws.token(0))
+    assert len(set(alone)) > 20
+    draws = Draws(size)
+    for threads in (1, 2, 3):
+        assert [draws.add(row, uniform, **way) for row, uniform, way in asked] == list(range(40))
+        draws.make(threads)
+        assert [draws.token(number) for number in range(40)] == alone
+        draws.clear()
+    draws.make(2)
+    assert draws.count == 0
+
+
+def test_a_draw_without_memory_for_more_threads_takes_one(rng):
+    size = 100_000
+    rows = rng.normal(0, 3, (3, size)).astype(np.float32)
+    pool = HybridMemoryPool.instance()
+    draws = Draws(size)
+    with pool.injected_failure(1), pytest.raises(MemoryError):  # the list of draws can be had, the scratch cannot
+        draws.add(rows[0], 0.5)
+    assert draws.count == 0
+    for row in rows:
+        draws.add(row, 0.5)
+    with pool.injected_failure(0) as has_failed:
+        draws.make(3)
+        assert has_failed()
+    few = [draws.token(number) for number in range(3)]
+    draws.make(3)
+    assert [draws.token(number) for number in range(3)] == few
 
 
 # ---- seeds

@@ -254,15 +254,52 @@ def test_a_cancelled_stream_gives_what_has_come(engine, model):
     assert len(list(first)) == 9
 
 
+class Operations:
+    """Looks at the operations of an engine's steps; at one of the first, where prompts are read, it does something."""
+
+    def __init__(self, engine, model, at, act):
+        self.execution = engine._scheduler(model).execution
+        self.execution.observer = self
+        self.at, self.act, self.seen, self.acted = at, act, 0, None
+
+    def __call__(self, number, *_):
+        self.seen += 1
+        if self.seen == self.at:
+            self.acted = (number, self.execution.program.names[number])
+            self.act()
+
+
 def test_a_prompt_can_be_cancelled_while_it_is_read(engine, model):
     stream = engine.stream(model, [5] * 110, FEW)
-    timer = threading.Timer(0.002, stream.cancel)
-    timer.start()
-    found = list(stream)
-    timer.join()
-    assert stream.completion.finish_reason in ("cancelled", "length")  # on a fast machine it may be over
-    assert len(found) == len(stream.completion.tokens)
+    looked = Operations(engine, model, 7, stream.cancel)
+    assert list(stream) == []
+    assert stream.completion.finish_reason == "cancelled"
+    assert (looked.seen, looked.acted[0]) == (7, 6)  # the operation after it was not begun
     assert pages_in_use(engine) == 0
+
+
+def test_a_prompt_can_run_out_of_time_while_it_is_read(engine, model):
+    stream = engine.stream(model, [5] * 110, FEW, timeout=0.2)
+    looked = Operations(engine, model, 7, lambda: time.sleep(0.25))
+    assert list(stream) == []
+    assert stream.completion.finish_reason == "timeout"
+    assert (looked.seen, looked.acted[0]) == (7, 6)
+    looked.execution.observer = None
+    assert pages_in_use(engine) == 0
+    assert engine.generate(model, [5] * 110, FEW, timeout=60).tokens == alone(model, [5] * 110, FEW).tokens
+
+
+def test_a_step_that_is_another_one_s_for_the_most_part_goes_on(engine, model):
+    # The late one would take the others' work with it, which had to be done again.
+    short = engine.stream(model, [5], FEW, timeout=0.2)
+    long = engine.stream(model, [7] * 100, FEW)
+    looked = Operations(engine, model, 7, lambda: time.sleep(0.25))
+    found = [piece.token for piece in long]
+    assert looked.acted is not None
+    assert len(list(short)) <= 1  # of the step that it was in
+    assert short.completion.finish_reason == "timeout"
+    assert found == alone(model, [7] * 100, FEW).tokens
+    assert looked.seen % len(looked.execution.program.names) == 0  # no step was broken off
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.05])
@@ -375,6 +412,13 @@ def test_the_pool_being_full_pauses_too(model):
     assert [facts(one) for one in answers] == [facts(alone(model, prompt, config)) for prompt in asked]
 
 
+def test_a_cancel_ends_prompts_that_have_not_begun(model):
+    with InferenceEngine(bitnet.EngineConfig(**EXACT, max_batch_size=1)) as one:
+        answers = one.generate(model, prompts(10), FEW, on_piece=lambda piece: one.cancel())
+        assert {str(answer.error.message) for answer in answers} == {"the request was cancelled"}
+        assert one.generate(model, [5], FEW).finish_reason == "length"  # what begins later is not concerned
+
+
 def test_a_cancel_that_comes_late_hits_nobody_else(engine, model):
     expected = alone(model, [5], FEW).tokens
     scheduler = engine._scheduler(model)
@@ -405,3 +449,36 @@ def test_a_younger_request_does_not_make_an_older_one_pause(model):
         assert old._request.sequence is None
         assert [piece.token for piece in young] == alone(model, [6], long).tokens
         assert rest == alone(model, [5] * 60, GenerationConfig(max_new_tokens=60, eos_token_id=())).tokens[1:]
+
+
+# ---- of the head only what is looked at
+
+
+@pytest.mark.parametrize("ways", [
+    [{}], [{"do_sample": True, "top_k": 5, "temperature": 1.5}],
+    [{}, {"do_sample": True, "top_k": 40, "top_p": 0.9, "min_p": 0.01}, {"do_sample": True, "top_k": 1}],
+    [{}, {"do_sample": True}],  # one that may choose any token, so all logits are computed
+], ids=["greedy", "top-k", "mixed", "all"])  # fmt: skip
+def test_a_head_that_leaves_out_what_nobody_looks_at_gives_the_same_answers(ways):
+    with bitnet.load(num_threads=2) as loaded:
+        model, engine = loaded.model, loaded.engine
+        made = [GenerationConfig(max_new_tokens=20, eos_token_id=(), repetition_penalty=1.0, seed=number, **way)
+                for number, way in enumerate(ways * 8)][:8]  # fmt: skip
+        asked = [model.encode(f"Once there was a {word}") for word in
+                 ("cat", "dog", "bird", "frog", "girl", "boy", "tree", "king")]  # fmt: skip
+        alone = [engine.generate(model, one, config).tokens for one, config in zip(asked, made, strict=True)]
+        table = model.program.operations[-1]["table"]
+        assert table.reach is None  # alone nothing is left out
+        threads, found = [], {}
+        for number, (one, config) in enumerate(zip(asked, made, strict=True)):
+            def ask(number=number, one=one, config=config):
+                found[number] = engine.generate(model, one, config).tokens
+            threads.append(threading.Thread(target=ask))
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        assert [found[number] for number in range(8)] == alone
+        many = engine.generate(model, asked, made[0])
+        assert many[0].tokens == alone[0]
+        assert table.reach is not None

@@ -7,7 +7,6 @@ from cli_checkpoints import with_tokenizer
 
 import bitnet
 from bitnet import ConfigurationError, EngineConfig, InferenceError
-from bitnet.scoring import CHUNK
 
 RNG = np.random.default_rng(8)
 CONTEXT = RNG.integers(3, 512, 9)
@@ -62,13 +61,52 @@ def test_what_the_model_says_is_greedy(loaded):
     assert not loaded.score([[*said[:-1], (said[-1] + 1) % 512]], [CONTEXT])[0].is_greedy
 
 
-def test_a_context_is_run_once(loaded, monkeypatch):
-    steps = []
-    run = loaded.engine._logits
-    monkeypatch.setattr(loaded.engine, "_logits", lambda *given: steps.append(sum(map(len, given[2]))) or run(*given))
-    loaded.score([[5], [6], [7, 8]], [CONTEXT] * 3)
-    assert steps == [9, 1]
-    assert CHUNK >= 9
+def test_a_context_is_run_once(loaded):
+    with bitnet.InferenceEngine(EngineConfig(num_threads=1)) as engine:
+        engine.score(loaded.model, [[5], [6], [7, 8]], [CONTEXT] * 3)
+        assert engine.activity(loaded.model).step_tokens == 9 + 1
+        engine.score(loaded.model, [[5, 6, 7]], [CONTEXT])  # and is found later
+        assert engine.activity(loaded.model).step_tokens == 9 + 1 + 1 + 2
+
+
+LIMITS = [{}, {"prefix_cache": False}, {"prefill_chunk": 5, "max_batch_tokens": 40}, {"max_kv_tokens": 256},
+          {"num_threads": 2}]  # fmt: skip
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_scores_and_vectors_come_beside_answers(loaded, limits):
+    model = loaded.model
+    config = bitnet.GenerationConfig(max_new_tokens=60, eos_token_id=())
+    contexts = [CONTEXT, CONTEXT, CONTEXT[:3], CONTEXT, CONTEXT]
+    with bitnet.InferenceEngine(EngineConfig(num_threads=1)) as engine:
+        scores = engine.score(model, TEXTS, contexts)
+        vectors = engine.embed(model, TEXTS, pooling="mean")
+        answer = engine.generate(model, [5, 6, 7], config)
+    with bitnet.InferenceEngine(EngineConfig(**{"num_threads": 1, **limits})) as engine:
+        stream = engine.stream(model, [5, 6, 7], config)
+        next(stream)
+        found = engine.score(model, TEXTS, contexts, batch_size=4)
+        scored = len(stream.completion.tokens)
+        assert scored > 1  # it went on meanwhile
+        for one, expected in zip(found, scores, strict=True):
+            np.testing.assert_array_equal(one.logprobs, expected.logprobs)
+        np.testing.assert_array_equal(engine.embed(model, TEXTS, pooling="mean"), vectors)
+        assert scored < len(stream.completion.tokens)
+        list(stream)
+        assert stream.completion.tokens == answer.tokens
+        assert engine.activity(model).kv_pages_used == 0
+        if "max_kv_tokens" in limits:
+            assert engine.activity(model).pauses > 0
+
+
+def test_a_cancel_ends_a_scoring(loaded):
+    with bitnet.InferenceEngine(EngineConfig(num_threads=1)) as engine:
+        with pytest.raises(InferenceError, match="the request was cancelled"):
+            engine.score(loaded.model, TEXTS[1:], batch_size=1, progress=lambda *_: engine.cancel())
+        with pytest.raises(ZeroDivisionError):
+            engine.embed(loaded.model, TEXTS, batch_size=1, progress=lambda *_: 1 / 0)
+        assert engine.activity(loaded.model).kv_pages_used == 0
+        assert engine.activity(loaded.model).running == 0
 
 
 def test_texts_and_their_contexts_are_encoded_together(with_words):

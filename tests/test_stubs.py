@@ -27,7 +27,7 @@ def stubbed(pyi):
 
 
 # Without annotations so far; all other modules are held to them.
-UNTYPED = ("bitnet/_core/builder.py", "bitnet/conversion.py", "bitnet/driving.py",
+UNTYPED = ("bitnet/_core/builder.py", "bitnet/conversion.py", "bitnet/driving.py", "bitnet/gathering.py",
            "bitnet/engine.py", "bitnet/formats/*.py",
            "bitnet/generation.py", "bitnet/inspection.py", "bitnet/kv_cache.py", "bitnet/model.py", "bitnet/request.py",
            "bitnet/scheduler.py", "bitnet/stream.py", "bitnet/models/*.py",

@@ -3,11 +3,12 @@
 #
 #   tests/variants.sh debug       bounds checks in Cython, assertions in the kernels (BITNET_DEBUG=1)
 #   tests/variants.sh sanitize    under the address and undefined-behaviour sanitizers of gcc
+#   tests/variants.sh freethreaded   for the Python of PYTHON, which has no lock: see freethreaded.sh
 #
 # More arguments go to pytest; the default is everything that touches compiled code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-variant=${1:?debug or sanitize}
+variant=${1:?debug, sanitize or freethreaded}
 shift
 python=${PYTHON:-$PWD/.venv/bin/python}
 lib=$PWD/build/$variant/lib
@@ -15,7 +16,8 @@ lib=$PWD/build/$variant/lib
 case $variant in
 debug) export BITNET_DEBUG=1 ;;
 sanitize) export BITNET_SANITIZE=address,undefined ;;
-*) echo "variants.sh: '$variant' is neither debug nor sanitize" >&2; exit 2 ;;
+freethreaded) ;;
+*) echo "variants.sh: '$variant' is none of debug, sanitize, freethreaded" >&2; exit 2 ;;
 esac
 
 "$python" setup.py -q build --build-base "build/$variant" --build-lib "$lib" --build-temp "build/$variant/temp"

@@ -1,6 +1,7 @@
 """Checks of the arrays that come in from Python: one clear error each."""
 
 import operator
+import sys
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def checked(array, what, dtype):
         If it is no array, has another dtype (or byte order), or is not C-contiguous and aligned.
     """
     # Matrices never lose a dimension, and masked arrays would lose their mask.
-    if not isinstance(array, np.ndarray) or isinstance(array, (np.matrix, np.ma.MaskedArray)):
+    if not isinstance(array, np.ndarray) or isinstance(array, np.matrix) or _is_masked(array):
         raise TensorError.not_an_array(what, array)
     if array.dtype != dtype:
         raise TensorError.dtype(what, np.dtype(dtype), array.dtype)
@@ -40,6 +41,11 @@ def checked(array, what, dtype):
     if not array.flags.aligned:
         raise TensorError.not_aligned(what, array.dtype)
     return array
+
+
+cdef bint _is_masked(array):
+    masked = sys.modules.get("numpy.ma")  # which NumPy imports when it is asked for; without it there is no such array
+    return masked is not None and isinstance(array, masked.MaskedArray)
 
 
 def checked_matrix(array, what, dtype):

@@ -16,12 +16,15 @@ cdef class Batch:
     cdef int32_t *positions
     cdef int32_t *of               # which of `pages`
     cdef int32_t *wanted
+    cdef int32_t *leaders          # of each output
     cdef uintptr_t *pages
     cdef Py_ssize_t *rooms
     cdef float *data               # (outputs, vocab_size)
     cdef Py_ssize_t _room          # rows of logits there is memory for
     cdef object _view
     cdef list _kept                # the tables, while their addresses are here
+    cdef bint _wants_all           # logits, of an output
+    cdef void _want(self, int32_t token, int32_t leaders) noexcept
     cdef int _check(self, Py_ssize_t output) except -1
     cdef int _begin(self, PageTable pages, Py_ssize_t n) except -1
     # Describe itself to a run, if nothing in it is out of range; logits have memory afterwards.

@@ -15,6 +15,7 @@ from bitnet._core.blocks cimport Block
 from bitnet._core.memory cimport allocate, checked_product
 from bitnet._core.operations cimport Run
 from bitnet._core.ops cimport OPS_BLOCK
+from bitnet._core.screening cimport MAX_LEADERS, SCREEN_FROM
 
 from bitnet._core.arrays import checked
 from bitnet.errors import InferenceError, ShapeError
@@ -91,20 +92,21 @@ cdef class Batch:
     def __init__(self, max_tokens, vocab_size):
         self.max_tokens, self.vocab_size = operator.index(max_tokens), operator.index(vocab_size)
         cdef Py_ssize_t some = checked_product(self.max_tokens, sizeof(int32_t), "a batch")
-        self._memory = allocate(4 * some + 2 * self.max_tokens * sizeof(Py_ssize_t), "a batch")
+        self._memory = allocate(5 * some + 2 * self.max_tokens * sizeof(Py_ssize_t), "a batch")
         self.pages = <uintptr_t *>self._memory.data
         self.rooms = <Py_ssize_t *>(self.pages + self.max_tokens)
         self.ids = <int32_t *>(self.rooms + self.max_tokens)
         self.positions, self.of = self.ids + self.max_tokens, self.ids + 2 * self.max_tokens
-        self.wanted = self.ids + 3 * self.max_tokens
+        self.wanted, self.leaders = self.ids + 3 * self.max_tokens, self.ids + 4 * self.max_tokens
         self._kept = []
 
     def clear(self):
         """Take all tokens out."""
         self.tokens = self.outputs = self.sequences = 0
+        self._wants_all = False
         self._kept.clear()
 
-    def add(self, PageTable pages not None, Py_ssize_t position, ids, Py_ssize_t outputs):
+    def add(self, PageTable pages not None, Py_ssize_t position, ids, Py_ssize_t outputs, int32_t leaders=0):
         """Add tokens that follow each other in one sequence.
 
         Parameters
@@ -116,6 +118,9 @@ cdef class Batch:
         ids : ndarray of int32, shape (tokens,)
         outputs : int
             Of how many, the last ones, the logits are wanted.
+        leaders : int, optional
+            How many of an output's logits: the largest, and what equals them. The others may then be any that are below
+            these. Without it, or where it is above 64, all are wanted.
 
         Raises
         ------
@@ -136,11 +141,10 @@ cdef class Batch:
             self.positions[self.tokens + i] = <int32_t>(position + i)
             self.of[self.tokens + i] = <int32_t>(self.sequences - 1)
         for i in range(n - outputs, n):
-            self.wanted[self.outputs] = <int32_t>(self.tokens + i)
-            self.outputs += 1
+            self._want(<int32_t>(self.tokens + i), leaders)
         self.tokens += n
 
-    def add_token(self, PageTable pages not None, Py_ssize_t position, int32_t id):
+    def add_token(self, PageTable pages not None, Py_ssize_t position, int32_t id, int32_t leaders=0):
         """Add one token of a sequence, whose logits are wanted.
 
         Parameters
@@ -148,6 +152,8 @@ cdef class Batch:
         pages : PageTable
             With a page for this position.
         position, id : int
+        leaders : int, optional
+            As of `add`.
 
         Raises
         ------
@@ -157,9 +163,14 @@ cdef class Batch:
         self._begin(pages, 1)
         self.ids[self.tokens], self.positions[self.tokens] = id, <int32_t>position
         self.of[self.tokens] = <int32_t>(self.sequences - 1)
-        self.wanted[self.outputs] = <int32_t>self.tokens
-        self.outputs += 1
+        self._want(<int32_t>self.tokens, leaders)
         self.tokens += 1
+
+    cdef void _want(self, int32_t token, int32_t leaders) noexcept:
+        if not 0 < leaders <= MAX_LEADERS:
+            leaders, self._wants_all = 0, True
+        self.wanted[self.outputs], self.leaders[self.outputs] = token, leaders
+        self.outputs += 1
 
     cdef int _begin(self, PageTable pages, Py_ssize_t n) except -1:
         if n > self.max_tokens - self.tokens:
@@ -182,7 +193,9 @@ cdef class Batch:
         r.tokens, r.ids, r.positions, r.sequences = self.tokens, self.ids, self.positions, self.of
         r.outputs, r.n_outputs = self.wanted, self.outputs
         r.pages = <const uintptr_t *const *>self.pages
-        r.logits = self.data if self.outputs else NULL
+        r.logits, r.leaders = self.data if self.outputs else NULL, NULL
+        if not self._wants_all and self.outputs >= SCREEN_FROM:
+            r.leaders = self.leaders
         for i in range(self.sequences):
             self.rooms[i] = min(self.rooms[i], context)
         if is_out_of_range(r, self.vocab_size, self.rooms, self.sequences):

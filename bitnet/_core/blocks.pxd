@@ -33,15 +33,17 @@ cdef class MemoryHandle(Block):
 cdef class Pool:
     cdef void *pool
     cdef int try_to_take(self, Block block, Py_ssize_t nbytes, Py_ssize_t alignment, bint zero, int tag) noexcept
-    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes) noexcept
+    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes, bint may_waste) noexcept
     cdef void exchange(self, Block one, Block other) noexcept
     cdef int tag_of(self, Block block) noexcept
     cdef Py_ssize_t alignment_of(self, Block block) noexcept
-    cdef void note(self, Block block, uint64_t number, bint has_clock) noexcept
+    cdef void note(self, Block block, frames, bint has_clock) noexcept
+    cdef uint64_t last_number(self) noexcept
     cdef list noted(self, uint64_t first, uint64_t last)
     cdef bint owns(self, Block block) noexcept
     cdef Reading read(self) noexcept
     cdef int64_t used(self) noexcept
+    cdef int64_t reserved(self) noexcept
     cdef int64_t get_limit(self) noexcept
     cdef void set_limit(self, int64_t limit) noexcept
     cdef void count_failure(self) noexcept

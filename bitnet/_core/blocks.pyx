@@ -11,6 +11,7 @@ import numpy as np
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.ref cimport Py_XDECREF, Py_XINCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
@@ -34,12 +35,16 @@ cdef extern from "memory.h":
         int64_t bytes
         int64_t blocks
 
+    ctypedef struct bitnet_extent:
+        size_t length
+
     ctypedef struct bitnet_pool:
         int64_t bytes
         int64_t limit
         int64_t failed
         int has_guards
         bitnet_node live
+        uint64_t tracked
         bitnet_tag *tags
 
     ctypedef struct bitnet_block:
@@ -47,6 +52,7 @@ cdef extern from "memory.h":
         size_t size
         size_t alignment
         bitnet_pool *pool
+        bitnet_extent *extent
         int tag
 
     ctypedef struct bitnet_reading:
@@ -61,12 +67,16 @@ cdef extern from "memory.h":
     int bitnet_allocate(bitnet_pool *pool, size_t size, size_t alignment, int tag, int is_zeroed,
                         bitnet_block *block) noexcept nogil
     void bitnet_free(bitnet_block *block) noexcept nogil
-    int bitnet_resize_in_place(bitnet_block *block, size_t size) noexcept nogil
+    int bitnet_resize_in_place(bitnet_block *block, size_t size, int may_waste) noexcept nogil
     ptrdiff_t bitnet_damaged_guard(const bitnet_block *block) noexcept nogil
-    void bitnet_track(bitnet_pool *pool, bitnet_node *node) noexcept nogil
-    void bitnet_untrack(bitnet_node *node) noexcept nogil
+    uint64_t bitnet_track(bitnet_pool *pool, bitnet_node *node) noexcept nogil
+    void bitnet_untrack(bitnet_pool *pool, bitnet_node *node) noexcept nogil
+    void bitnet_lock_live(bitnet_pool *pool) noexcept nogil
+    void bitnet_unlock_live(bitnet_pool *pool) noexcept nogil
     int64_t bitnet_coarse_ns() noexcept nogil
     void bitnet_read_pool(bitnet_pool *pool, bitnet_reading *reading) noexcept nogil
+    int64_t bitnet_reserved(bitnet_pool *pool) noexcept nogil
+    size_t bitnet_list_arenas(bitnet_pool *pool, uintptr_t *ranges, size_t most) noexcept nogil
     int bitnet_prepare_fork() noexcept nogil
 
 if bitnet_prepare_fork() != 0:
@@ -76,14 +86,25 @@ IS_DEBUG = bool(BITNET_IS_DEBUG)
 """Whether the core was built with BITNET_DEBUG=1."""
 
 
+cdef enum:
+    SPARE = 64                     # rows of a list, for what comes while it is made
+
+
 cdef struct State:
     bitnet_node node               # first: a pool's list of live blocks goes from node to node
-    void *object                   # the Block
+    PyObject *frames               # of the Block, which has a reference
     int64_t since_ns
     uint64_t number                # in the order of allocation
     bitnet_block block
 
 assert sizeof(State) <= 14 * sizeof(uint64_t)
+
+
+cdef struct Noted:
+    Py_ssize_t size
+    int64_t since_ns
+    int tag
+    PyObject *frames
 
 
 cdef inline State *_state(Block block) noexcept:
@@ -120,22 +141,24 @@ cdef class Block:
         return self.nbytes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        if self._is_freed:
-            raise MemoryError.freed("read", self.nbytes)
-        PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
-        self._views += 1
+        with cython.critical_section(self):
+            if self._is_freed or self.data == NULL:
+                raise MemoryError.freed("read", self.nbytes)
+            PyBuffer_FillInfo(view, self, self.data, self.nbytes, 0, flags)
+            self._views += 1
 
     def __releasebuffer__(self, Py_buffer *view):
-        self._views -= 1
-        if self._is_freed and self._views == 0:
-            _release(self)
+        with cython.critical_section(self):
+            self._views -= 1
+            if self._is_freed and self._views == 0:
+                _release(self)
 
 
 cdef int _release(Block block) except -1:
     cdef State *state = _state(block)
     cdef ptrdiff_t at = bitnet_damaged_guard(&state.block)
     if state.node.next != NULL:
-        bitnet_untrack(&state.node)
+        bitnet_untrack(state.block.pool, &state.node)
     block.data = NULL
     bitnet_free(&state.block)
     if at >= 0:
@@ -173,7 +196,7 @@ cdef class MemoryHandle(Block):
         return self._is_freed
 
     cdef int check(self, str action) except -1:
-        if self._is_freed:
+        if self._is_freed or self.data == NULL:  # or it was never given any: made by `__new__`
             raise MemoryError.freed(action, self.nbytes)
         return 0
 
@@ -185,10 +208,11 @@ cdef class MemoryHandle(Block):
         MemoryError
             If that was done before, or, in a pool with guards, if something was written behind the block.
         """
-        self.check("free")
-        self._is_freed = True
-        if self._views == 0:
-            _release(self)
+        with cython.critical_section(self):
+            self.check("free")
+            self._is_freed = True
+            if self._views == 0:
+                _release(self)
 
     def numpy(self, dtype=np.uint8, shape=None):
         """Look at the memory as an array, without a copy.
@@ -208,9 +232,13 @@ cdef class MemoryHandle(Block):
         ------
         ShapeError
             If the block is too small for it.
+        ConfigurationError
+            If elements have no size, or are references to Python objects.
         """
         self.check("read")
         dtype = np.dtype(dtype)
+        if dtype.itemsize == 0 or dtype.hasobject:
+            raise ConfigurationError.value("MemoryHandle.numpy", "dtype", dtype, "of numbers, which have a size")
         if shape is None:
             count = self.nbytes // dtype.itemsize
             shape = (count,)
@@ -218,8 +246,10 @@ cdef class MemoryHandle(Block):
             shape = (shape,) if isinstance(shape, int) else tuple(shape)
             count = 1
             for n in shape:
+                if operator.index(n) < 0:
+                    raise ConfigurationError.value("MemoryHandle.numpy", "shape", shape, "of numbers from 0 on")
                 count *= operator.index(n)
-        if not 0 <= count * dtype.itemsize <= self.nbytes:
+        if count * dtype.itemsize > self.nbytes:
             raise ShapeError.too_large(f"the size of {shape} x {dtype}", count * dtype.itemsize, self.nbytes, "bytes")
         if count == 0:
             return np.empty(shape, dtype)
@@ -255,7 +285,7 @@ cdef class Pool:
         guards = getattr(config, "guards", None)
         if guards is None:
             guards = IS_DEBUG or os.environ.get("BITNET_DEBUG", "") not in ("", "0")
-        wants_huge_pages = getattr(config, "huge_pages", True) and huge_page_mode() != "never"
+        wants_huge_pages = getattr(config, "huge_pages", True) and huge_page_mode() not in ("never", "disabled")
         self.pool = bitnet_new_pool(getattr(config, "threshold", 1 << 20), getattr(config, "limit", None) or 0,
                                     wants_huge_pages, guards)
         if self.pool == NULL:
@@ -272,44 +302,96 @@ cdef class Pool:
             block.data, block.nbytes = state.block.data, nbytes
         return status
 
-    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes) noexcept:
-        if not bitnet_resize_in_place(&_state(block).block, nbytes):
+    cdef bint resize_in_place(self, Block block, Py_ssize_t nbytes, bint may_waste) noexcept:
+        if not bitnet_resize_in_place(&_state(block).block, nbytes, may_waste):
             return False
         block.nbytes = nbytes
         return True
 
     cdef void exchange(self, Block one, Block other) noexcept:
         """Give each the memory of the other."""
-        cdef bitnet_block block = _state(one).block
+        cdef bitnet_block block
+        bitnet_lock_live(<bitnet_pool *>self.pool)
+        block = _state(one).block
         _state(one).block, _state(other).block = _state(other).block, block
         one.data, other.data = other.data, one.data
         one.nbytes, other.nbytes = other.nbytes, one.nbytes
+        bitnet_unlock_live(<bitnet_pool *>self.pool)
 
-    cdef void note(self, Block block, uint64_t number, bint has_clock) noexcept:
-        """Put a block into the list of live ones, and remember as which it was allocated, and when."""
+    cdef void note(self, Block block, frames, bint has_clock) noexcept:
+        """Put a block into the list of live ones, and remember as which it was allocated, when, and by what."""
         cdef State *state = _state(block)
-        state.number, state.object = number, <void *>block
+        block.frames = frames
+        state.frames = <PyObject *>frames
         state.since_ns = bitnet_coarse_ns() if has_clock else 0
-        bitnet_track(<bitnet_pool *>self.pool, &state.node)
+        state.number = bitnet_track(<bitnet_pool *>self.pool, &state.node)
+
+    cdef uint64_t last_number(self) noexcept:
+        return (<bitnet_pool *>self.pool).tracked
 
     cdef list noted(self, uint64_t first, uint64_t last):
-        """(block, its age in seconds or -1, its tag) of the live blocks with numbers above `first` up to `last`."""
+        """(bytes, age in seconds or -1, tag, frames or None) of the live blocks with numbers above `first` up to `last`."""
         cdef bitnet_pool *pool = <bitnet_pool *>self.pool
-        cdef bitnet_node *node = pool.live.next
+        cdef bitnet_node *node
         cdef State *state
-        cdef Block block
-        blocks, now = [], bitnet_coarse_ns()
-        # First of all hold them: what is made below may make Python collect garbage, and blocks with it.
+        cdef Py_ssize_t most = 0, count = 0, i
+        cdef int64_t now = bitnet_coarse_ns()
+        bitnet_lock_live(pool)
+        node = pool.live.next
         while node != &pool.live:
-            blocks.append(<Block>(<State *>node).object)
+            node, most = node.next, most + 1
+        bitnet_unlock_live(pool)
+        cdef bytearray room = bytearray(most * sizeof(Noted))  # later blocks have numbers above `last`
+        cdef Noted *notes = <Noted *><char *>room
+        # Copies, and not the blocks: one of them may be on its way out, and what is made of them below may have Python
+        # collect garbage, which waits for the list.
+        bitnet_lock_live(pool)
+        node = pool.live.next
+        while node != &pool.live and count < most:
+            state = <State *>node
+            if first < state.number <= last:
+                notes[count].size, notes[count].tag = state.block.size, state.block.tag
+                notes[count].since_ns, notes[count].frames = state.since_ns, state.frames
+                Py_XINCREF(state.frames)
+                count += 1
             node = node.next
+        bitnet_unlock_live(pool)
         found = []
-        for block in blocks:
-            state = _state(block)
-            if first < state.number <= last and block.data != NULL:
-                seconds = (now - state.since_ns) / 1e9 if state.since_ns else -1.0
-                found.append((block, seconds, state.block.tag))
+        for i in range(count):
+            seconds = (now - notes[i].since_ns) / 1e9 if notes[i].since_ns else -1.0
+            frames = <object>notes[i].frames
+            Py_XDECREF(notes[i].frames)
+            found.append((notes[i].size, seconds, notes[i].tag, frames))
         return found
+
+    def _large_blocks(self):
+        """Where the live blocks are that are no slots of slabs: (tag's number, address, bytes), an array of uint64."""
+        cdef bitnet_pool *pool = <bitnet_pool *>self.pool
+        cdef bitnet_node *node
+        cdef bitnet_block *block
+        cdef bitnet_reading r
+        bitnet_read_pool(pool, &r)
+        found = np.empty((r.large_allocated - r.large_freed + SPARE, 3), np.uint64)
+        cdef uint64_t[:, ::1] rows = found
+        cdef Py_ssize_t count = 0
+        bitnet_lock_live(pool)
+        node = pool.live.next
+        while node != &pool.live and count < rows.shape[0]:
+            block = &(<State *>node).block
+            if block.extent != NULL:
+                rows[count, 0], rows[count, 1] = block.tag, <uintptr_t>block.data
+                rows[count, 2] = block.extent.length
+                count += 1
+            node = node.next
+        bitnet_unlock_live(pool)
+        return found[:count]
+
+    def _arenas(self):
+        """What the pool has from the system: (address, bytes), an array of uint64."""
+        found = np.empty((bitnet_list_arenas(<bitnet_pool *>self.pool, NULL, 0) + SPARE, 2), np.uint64)
+        cdef uint64_t[:, ::1] rows = found
+        cdef size_t count = bitnet_list_arenas(<bitnet_pool *>self.pool, <uintptr_t *>&rows[0, 0], rows.shape[0])
+        return found[:min(<Py_ssize_t>count, <Py_ssize_t>len(found))]
 
     cdef int tag_of(self, Block block) noexcept:
         return _state(block).block.tag
@@ -332,6 +414,9 @@ cdef class Pool:
 
     cdef int64_t used(self) noexcept:
         return (<bitnet_pool *>self.pool).bytes
+
+    cdef int64_t reserved(self) noexcept:
+        return bitnet_reserved(<bitnet_pool *>self.pool)
 
     cdef int64_t get_limit(self) noexcept:
         return (<bitnet_pool *>self.pool).limit

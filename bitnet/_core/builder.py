@@ -185,10 +185,9 @@ class Builder:
             Bytes of scratch memory a token.
         """
         placed, total = [], 0
-        for operation in self.operations:
-            value = operation["result"]
-            if value is None or value.offset is not None:
-                continue
+        values = dict.fromkeys(one["result"] for one in self.operations)
+        # The largest first: small ones fit into the holes between them, and large ones between small ones do not.
+        for value in sorted((one for one in values if one is not None), key=lambda one: -one.width):
             size = -(-4 * value.width // 64) * 64
             taken = sorted((other.offset, other.offset + other_size) for other, other_size in placed
                            if other.last >= value.first and other.first <= value.last)

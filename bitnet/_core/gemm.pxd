@@ -1,6 +1,6 @@
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
 
-from bitnet._core.packings.contract cimport bitnet_groups
+from bitnet._core.packings.contract cimport bitnet_expand
 
 cdef extern from "kernels/gemm_kernel.h":
     enum:
@@ -8,20 +8,16 @@ cdef extern from "kernels/gemm_kernel.h":
         GEMM_ROWS
         GEMM_TOKENS
         GEMM_COLS
-        GEMM_GROUPS
         GEMM_STEPS
-        GEMM_GROUP_BYTES
-        GEMM_CHUNK_GROUP_BYTES
         GEMM_CHUNK_WEIGHT_BYTES
         GEMM_CHUNK_INPUT_BYTES
     ctypedef struct bitnet_gemm_kernel:
         const char *isa
         uint32_t needs
-        void (*expand)(const uint8_t *groups, Py_ssize_t steps, uint8_t *weights) noexcept nogil
         void (*prepare)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t steps, uint8_t *inputs,
                         int32_t *sums) noexcept nogil
         void (*multiply)(const uint8_t *weights, const uint8_t *inputs, Py_ssize_t steps, int32_t *const *before,
-                         int32_t *const *y) noexcept nogil
+                         int32_t *const *y, const uint8_t *next, Py_ssize_t next_stride) noexcept nogil
         void (*finish)(void *y, Py_ssize_t rows, int32_t sum, const float *scales, Py_ssize_t step,
                        float factor) noexcept nogil
 
@@ -29,7 +25,7 @@ cdef extern from "kernels/gemm_kernel.h":
 ctypedef struct GemmJob:
     const bitnet_gemm_kernel *kernel
     # The weight.
-    bitnet_groups groups
+    bitnet_expand expand
     const uint8_t *w
     Py_ssize_t panel_bytes, tiles, tile_cols, blocks
     Py_ssize_t least_tokens        # from here on expanding the weights pays

@@ -10,11 +10,30 @@ any batch. Rows lie in panels of 16 (``kernels/head_kernel.h``): a product reads
 
 import numpy as np
 
+cimport cython
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from bitnet._core.cpu cimport allowed_features
+from bitnet._core.head_job cimport (
+    HEAD_COLS,
+    HEAD_MAX_COLS,
+    HEAD_MAX_INPUTS,
+    HEAD_ROWS,
+    HEAD_TILE_BYTES,
+    HeadJob,
+    bitnet_head_kernel,
+    finish_rows,
+)
 from bitnet._core.memory cimport allocate, checked_product
+from bitnet._core.screening cimport (
+    MAX_LEADERS,
+    SCREEN_FROM,
+    SCREEN_UP_TO,
+    measure_reach,
+    screen_rows,
+    screening_bytes,
+)
 from bitnet._core.threads cimport raise_flag, run, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -78,6 +97,8 @@ cdef class Int8Rows:
     ----------
     scales : ndarray of float32, shape (rows,)
         What a weight of 1 stands for.
+    reach : ndarray of float32, shape (panels,), or None
+        Of ``screening.pyx``, once that was used: the largest scale times norm of each 16 rows.
     """
 
     def __init__(self, Py_ssize_t rows, Py_ssize_t cols):
@@ -148,13 +169,30 @@ cdef class Int8Rows:
         weights = tiles.transpose(0, 2, 1, 3).reshape(self.panels * HEAD_ROWS, -1)[: self.rows, : self.cols]
         return weights * self.scales[:, None]
 
-    def multiply(self, x, num_threads=None):
+    cdef int measure(self, int threads) except -1:
+        cdef HeadJob job
+        cdef float[::1] view
+        if self.reach is not None:
+            return 0
+        view = reach = np.empty(self.panels, np.float32)
+        load_rows(&job, self)
+        with nogil:
+            measure_reach(&job, &view[0], threads)
+        with cython.critical_section(self):
+            if self.reach is None:  # else another thread was first, and its numbers are in use
+                self.reach_data, self.reach = &view[0], reach
+        return 0
+
+    def multiply(self, x, num_threads=None, leaders=None):
         """Multiply inputs with all rows.
 
         Parameters
         ----------
         x : ndarray of float32, shape (tokens, cols)
         num_threads : int, optional
+        leaders : ndarray of int32, shape (tokens,), optional
+            How many of each token's numbers are wanted, at most 64: the largest, and what equals them. In place of the
+            others there may be any that are below these. Where it is 0 or less for a token, all of all tokens are wanted.
 
         Returns
         -------
@@ -164,6 +202,8 @@ cdef class Int8Rows:
         ------
         InferenceError
             If an input is not finite.
+        ShapeError
+            If `x` has another number of columns, or `leaders` another shape or too large a number.
         """
         cdef const float[:, ::1] view = checked_matrix(x, "x", np.float32)
         cdef int threads = thread_count(num_threads)
@@ -174,6 +214,16 @@ cdef class Int8Rows:
         cdef const int32_t[::1] picked_view = picked
         cdef float[:, ::1] y_view = y
         load_rows(&job, self)
+        cdef const int32_t[::1] leaders_view
+        if leaders is not None:
+            if checked(leaders, "leaders", np.int32).shape != (len(x),):
+                raise ShapeError.mismatch("leaders", (len(x),), leaders.shape)
+            if leaders.max(initial=0) > MAX_LEADERS:
+                raise ShapeError.too_large("the number of leaders", int(leaders.max()), MAX_LEADERS, "logits")
+            if (leaders > 0).all():
+                self.measure(threads)
+                leaders_view = leaders
+                job.leaders, job.reach = &leaders_view[0], self.reach_data
         cdef Block scratch = allocate(head_scratch_bytes(&job, len(x)), "scratch")
         job.x, job.x_stride, job.picked, job.tokens = &view[0, 0], self.cols, &picked_view[0], len(x)
         job.y = &y_view[0, 0]
@@ -236,11 +286,16 @@ cdef int load_rows(HeadJob *job, Int8Rows table) except -1:
     job.rows, job.cols, job.panels, job.tiles = table.rows, table.cols, table.panels, table.tiles
     # Inputs an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((HEAD_COLS * table.tiles + 127) & ~127) + 64
+    job.leaders, job.reach, job.pause = NULL, NULL, &table.pause
     return 0
 
 
 cdef Py_ssize_t head_scratch_bytes(const HeadJob *job, Py_ssize_t tokens) noexcept nogil:
-    return 2 * tokens * (job.q_stride + sizeof(int32_t)) + tokens * sizeof(float)
+    return _screening_at(job, tokens) + screening_bytes(job, tokens)
+
+
+cdef inline Py_ssize_t _screening_at(const HeadJob *job, Py_ssize_t tokens) noexcept nogil:
+    return (2 * tokens * (job.q_stride + sizeof(int32_t)) + tokens * sizeof(float) + 63) & ~<Py_ssize_t>63
 
 
 cdef void _split(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -280,29 +335,16 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     """Some panels times all tokens."""
     cdef HeadJob *job = <HeadJob *>data
     cdef int32_t sums[HEAD_MAX_INPUTS * HEAD_ROWS]
-    cdef Py_ssize_t panel, t, i, r, rows, some, at, first = unit * job.panels_per_unit
-    cdef int32_t high, low
+    cdef Py_ssize_t panel, t, i, some, first = unit * job.panels_per_unit
     for panel in range(first, min(first + job.panels_per_unit, job.panels)):
-        rows = min(<Py_ssize_t>HEAD_ROWS, job.rows - panel * HEAD_ROWS)
         t = 0
         while t < job.tokens:
             some = min(<Py_ssize_t>HEAD_MAX_INPUTS // 2, job.tokens - t)
             job.kernel.panel(job.w + panel * job.tiles * HEAD_TILE_BYTES, job.q + 2 * t * job.q_stride, job.q_stride,
                              sums, job.tiles, 2 * some)
             for i in range(some):
-                high = job.kernel.bias * job.q_sums[2 * (t + i)]
-                low = job.kernel.bias * job.q_sums[2 * (t + i) + 1]
-                at = panel * HEAD_ROWS
-                _finish(sums + 2 * i * HEAD_ROWS, high, low, rows, job.scales + at, job.factors[t + i],
-                        job.y + (t + i) * job.rows + at)
+                finish_rows(job, sums + 2 * i * HEAD_ROWS, panel, t + i)
             t += some
-
-
-cdef void _finish(const int32_t *sums, int32_t high, int32_t low, Py_ssize_t rows, const float *scales, float factor,
-                  float *y) noexcept nogil:
-    cdef Py_ssize_t r
-    for r in range(rows):
-        y[r] = <float>(256.0 * (sums[r] - high) + (sums[HEAD_ROWS + r] - low)) * (scales[r] * factor)
 
 
 cdef int multiply_rows(HeadJob *job, void *scratch, int threads) noexcept nogil:
@@ -312,6 +354,9 @@ cdef int multiply_rows(HeadJob *job, void *scratch, int threads) noexcept nogil:
     job.failed = 0
     job.panels_per_unit = max(<Py_ssize_t>1, job.panels // (UNITS_PER_THREAD * threads)) if threads > 1 else job.panels
     run(_split, job, job.tokens, threads)
-    if not job.failed:
+    if job.failed:
+        return 1
+    if (job.leaders == NULL or job.reach == NULL or not SCREEN_FROM <= job.tokens <= SCREEN_UP_TO
+            or not screen_rows(job, <uint8_t *>scratch + _screening_at(job, job.tokens), threads)):
         run(_multiply, job, (job.panels + job.panels_per_unit - 1) // job.panels_per_unit, threads)
-    return job.failed
+    return 0

@@ -236,8 +236,8 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) exc
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
     job.gemm.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, 0
-    if kernel != NULL and kernel.groups != NULL and not job.has_groups:
-        job.gemm.kernel, job.gemm.groups = gemm_kernel(), kernel.groups
+    if kernel != NULL and kernel.expand != NULL and not job.has_groups:
+        job.gemm.kernel, job.gemm.expand = gemm_kernel(), kernel.expand
         job.gemm.least_tokens = kernel.expands_from
         job.gemm.w, job.gemm.panel_bytes, job.gemm.tiles = job.w, job.panel_bytes, job.tiles
         job.gemm.tile_cols, job.gemm.blocks = weight.layout.tile_cols, job.panels // GEMM_PANELS

@@ -36,7 +36,9 @@ typedef struct bitnet_pool {
     _Atomic int64_t bytes, peak, limit, failed, large_allocated, large_freed, large_bytes;
     _Atomic int64_t large_by_log2[64]; /* live ones, of more than 2^(i - 1) and at most 2^i bytes */
     _Atomic int64_t references; /* the owner and each block */
-    bitnet_node live;           /* the blocks of Python objects; guarded by the GIL */
+    pthread_mutex_t live_lock;  /* guards `live`, and what is in its nodes; taken alone */
+    bitnet_node live;           /* the blocks of Python objects, by their numbers */
+    _Atomic uint64_t tracked;   /* the number of the last of them */
     bitnet_tag tags[BITNET_TAGS];
     bitnet_class slots[BITNET_CLASSES];
 } bitnet_pool;
@@ -111,6 +113,7 @@ static bitnet_pool *bitnet_new_pool(size_t threshold, int64_t limit, int wants_h
     atomic_store(&pool->references, 1);
     bitnet_set_up_classes(pool);
     pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutex_init(&pool->live_lock, NULL);
     pthread_mutex_lock(&bitnet_pools_lock);
     pool->next = bitnet_pools;
     if (bitnet_pools != NULL) bitnet_pools->previous = pool;
@@ -143,6 +146,7 @@ static void bitnet_release_pool(bitnet_pool *pool) {
     pthread_mutex_unlock(&bitnet_pools_lock);
     bitnet_empty_pool(pool);
     pthread_mutex_destroy(&pool->lock);
+    pthread_mutex_destroy(&pool->live_lock);
     free(pool);
 }
 
@@ -217,11 +221,12 @@ static size_t bitnet_capacity(const bitnet_block *block) {
 /* Whether `size` more bytes stay within the limit; then they are counted. */
 static int bitnet_count_in(bitnet_pool *pool, int64_t size) {
     const int64_t limit = atomic_load_explicit(&pool->limit, memory_order_relaxed);
-    const int64_t bytes = atomic_fetch_add_explicit(&pool->bytes, size, memory_order_relaxed) + size;
-    if (limit > 0 && bytes > limit) {
-        atomic_fetch_sub_explicit(&pool->bytes, size, memory_order_relaxed);
-        return 0;
-    }
+    int64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+    do { /* never counted for a moment: another thread would be refused for it */
+        if (limit > 0 && size > limit - bytes) return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->bytes, &bytes, bytes + size, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    bytes += size;
     int64_t peak = atomic_load_explicit(&pool->peak, memory_order_relaxed);
     while (bytes > peak && !atomic_compare_exchange_weak_explicit(&pool->peak, &peak, bytes, memory_order_relaxed,
                                                                    memory_order_relaxed)) {}
@@ -320,12 +325,12 @@ static void bitnet_free(bitnet_block *block) {
     bitnet_release_pool(pool);
 }
 
-/* Changes the size of a block where it is, and says so; or leaves it, because the new size does not fit, would waste
- * more than half, or goes beyond the limit. */
-static int bitnet_resize_in_place(bitnet_block *block, size_t size) {
+/* Changes the size of a block where it is, and says so; or leaves it, because the new size does not fit, goes beyond the
+ * limit, or would waste more than half, unless it may. */
+static int bitnet_resize_in_place(bitnet_block *block, size_t size, int may_waste) {
     bitnet_pool *pool = block->pool;
     const size_t capacity = bitnet_capacity(block), taken = pool->has_guards ? size + BITNET_GUARD : size;
-    if (taken > capacity || size > SIZE_MAX / 4 || taken < capacity / 2) return 0;
+    if (taken > capacity || size > SIZE_MAX / 4 || (taken < capacity / 2 && !may_waste)) return 0;
     const int64_t more = (int64_t)size - (int64_t)block->size;
     if (more > 0 && !bitnet_count_in(pool, more)) return 0;
     if (more < 0) atomic_fetch_add_explicit(&pool->bytes, more, memory_order_relaxed);
@@ -346,18 +351,30 @@ static int bitnet_resize_in_place(bitnet_block *block, size_t size) {
 
 /* ---- what is tracked, and when ---- */
 
-static void bitnet_track(bitnet_pool *pool, bitnet_node *node) {
+/* Returns the block's number, in the order of allocation. */
+static uint64_t bitnet_track(bitnet_pool *pool, bitnet_node *node) {
+    pthread_mutex_lock(&pool->live_lock);
     node->previous = pool->live.previous;
     node->next = &pool->live;
     node->previous->next = node;
     pool->live.previous = node;
+    const uint64_t number = atomic_fetch_add(&pool->tracked, 1) + 1;
+    pthread_mutex_unlock(&pool->live_lock);
+    return number;
 }
 
-static void bitnet_untrack(bitnet_node *node) {
+static void bitnet_untrack(bitnet_pool *pool, bitnet_node *node) {
+    pthread_mutex_lock(&pool->live_lock);
     node->previous->next = node->next;
     node->next->previous = node->previous;
     node->next = NULL;
+    pthread_mutex_unlock(&pool->live_lock);
 }
+
+/* What nobody may change meanwhile: no Python, and no other lock, until `bitnet_unlock_live`. */
+static void bitnet_lock_live(bitnet_pool *pool) { pthread_mutex_lock(&pool->live_lock); }
+
+static void bitnet_unlock_live(bitnet_pool *pool) { pthread_mutex_unlock(&pool->live_lock); }
 
 /* Nanoseconds of a clock that is read within a few of them, and moves every few milliseconds. */
 static int64_t bitnet_coarse_ns(void) {
@@ -395,21 +412,50 @@ static void bitnet_read_pool(bitnet_pool *pool, bitnet_reading *reading) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+static int64_t bitnet_reserved(bitnet_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    const int64_t reserved = (int64_t)pool->arenas.reserved;
+    pthread_mutex_unlock(&pool->lock);
+    return reserved;
+}
+
+/* Writes the address and the length of each arena, of as many as there is room for; returns how many there are. */
+static size_t bitnet_list_arenas(bitnet_pool *pool, uintptr_t *ranges, size_t most) {
+    size_t count = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (const bitnet_arena *arena = pool->arenas.arenas; arena != NULL; arena = arena->next, count++) {
+        if (count >= most) continue;
+        ranges[2 * count] = (uintptr_t)arena->start;
+        ranges[2 * count + 1] = arena->length;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
 /* ---- fork: no lock may be held by a thread that the child lacks. The stacks are whole at any moment; a block that
  * such a thread was about to take is lost to the child. ---- */
 
 static void bitnet_before_fork(void) {
     pthread_mutex_lock(&bitnet_pools_lock);
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_lock(&pool->lock);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_mutex_lock(&pool->live_lock);
+    }
 }
 
 static void bitnet_after_fork_in_parent(void) {
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_unlock(&pool->lock);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_unlock(&pool->live_lock);
+        pthread_mutex_unlock(&pool->lock);
+    }
     pthread_mutex_unlock(&bitnet_pools_lock);
 }
 
 static void bitnet_after_fork_in_child(void) {
-    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) pthread_mutex_init(&pool->lock, NULL);
+    for (bitnet_pool *pool = bitnet_pools; pool != NULL; pool = pool->next) {
+        pthread_mutex_init(&pool->lock, NULL);
+        pthread_mutex_init(&pool->live_lock, NULL);
+    }
     pthread_mutex_init(&bitnet_pools_lock, NULL);
 }
 

@@ -9,11 +9,11 @@ A pool knows what is live, by tag and size and block by block. While it is track
 allocated, and, if asked for, by which Python code.
 """
 
-import contextlib
 import datetime
 import operator
 import os
 import sys
+import threading
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
@@ -23,6 +23,7 @@ from bitnet._core.blocks cimport BEYOND_LIMIT, DONE, TAGS, Block, MemoryHandle, 
 
 from bitnet._core.pressure import PressureCallbacks
 from bitnet._core.reports import BlockStats, Leak, LeakReport, MemoryStats, TagStats, written_frames
+from bitnet._core.tracking import AllocationTracker, injected_failure
 from bitnet.errors import ConfigurationError, MemoryError
 
 cdef enum:
@@ -67,19 +68,19 @@ cdef class HybridMemoryPool(Pool):
     dropped gives its memory back when its last block is gone.
     """
 
-    cdef dict _tags                # name -> number
-    cdef int _level
-    cdef list _levels              # those before each tracker at work
-    cdef uint64_t _number          # of the last block
+    cdef readonly dict _tags       # name -> number
+    cdef int _level                # the highest of what is set and of what trackers at work want
+    cdef int _level_set
+    cdef list _levels              # of each tracker at work
     cdef object _callbacks         # None while there are none
-    cdef int64_t _fails_in         # allocations until one is made to fail, or -1
+    cdef public int64_t _fails_in  # allocations until one is made to fail, or -1
     cdef object __weakref__
 
     def __cinit__(self, config=None):
         self._tags = {UNTAGGED: 0, OTHER: 1}
         self._levels = []
         self._fails_in = -1
-        self._level = _level_of(getattr(config, "tracking", "off"))
+        self._level = self._level_set = _level_of(getattr(config, "tracking", "off"))
 
     @staticmethod
     def instance():
@@ -114,11 +115,16 @@ cdef class HybridMemoryPool(Pool):
 
     @tracking.setter
     def tracking(self, value):
-        self._level = _level_of(value)
+        self._level_set = _level_of(value)
+        self._choose_level()
+
+    cdef int _choose_level(self) except -1:
+        self._level = max([self._level_set] + self._levels)
+        return 0
 
     # ---- blocks
 
-    def allocate(self, size, Py_ssize_t alignment=ALIGNMENT, bint zero=False, str tag=None):
+    def allocate(self, size, alignment=ALIGNMENT, bint zero=False, str tag=None):
         """Take a block.
 
         Parameters
@@ -142,10 +148,15 @@ cdef class HybridMemoryPool(Pool):
             If the pool's limit is in the way, or the operating system refuses.
         """
         cdef MemoryHandle handle = MemoryHandle.__new__(MemoryHandle)
-        if alignment < 1 or alignment > MAX_ALIGNMENT or alignment & (alignment - 1):
+        cdef Py_ssize_t multiple
+        try:
+            multiple = alignment
+        except OverflowError:
+            multiple = -1
+        if multiple < 1 or multiple > MAX_ALIGNMENT or multiple & (multiple - 1):
             raise ConfigurationError.value("HybridMemoryPool.allocate", "alignment", alignment,
                                            "a power of two from 1 to 2097152")
-        self.take(handle, size, alignment, zero, "a block", 0 if tag is None else self._tag_number(tag))
+        self.take(handle, _size(size, "a block"), multiple, zero, "a block", 0 if tag is None else self._tag_number(tag))
         return handle
 
     def deallocate(self, MemoryHandle handle not None):
@@ -174,7 +185,8 @@ cdef class HybridMemoryPool(Pool):
         handle : MemoryHandle
             Of this pool.
         nbytes : int
-            Its new size. Bytes beyond the old one are not initialised.
+            Its new size. Bytes beyond the old one are not initialised. A block can always become smaller: where a
+            smaller one cannot be had, it stays where it is.
 
         Raises
         ------
@@ -182,19 +194,31 @@ cdef class HybridMemoryPool(Pool):
             If it was freed, has views, belongs to another pool, or the memory cannot be had; the block is then as it
             was.
         """
-        cdef Py_ssize_t size = operator.index(nbytes)
+        cdef Py_ssize_t size = _size(nbytes, "a resized block")
         cdef Block other
+        with cython.critical_section(handle):
+            self._check_resizable(handle)
+            if size >= 0 and self.resize_in_place(handle, size, False):
+                return
+            other = Block.__new__(Block)
+            try:
+                self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
+            except MemoryError:
+                self._check_resizable(handle)
+                if 0 <= size <= handle.nbytes and self.resize_in_place(handle, size, True):
+                    return
+                raise
+            self._check_resizable(handle)  # again: callbacks have run, and other threads
+            memcpy(other.data, handle.data, min(handle.nbytes, size))
+            self.exchange(handle, other)
+
+    cdef int _check_resizable(self, MemoryHandle handle) except -1:
         handle.check("resize")
         if not self.owns(handle):
             raise MemoryError.foreign(handle.nbytes)
         if handle._views:
             raise MemoryError.has_views(handle.nbytes, handle._views)
-        if size >= 0 and self.resize_in_place(handle, size):
-            return
-        other = Block.__new__(Block)
-        self.take(other, size, self.alignment_of(handle), False, "a resized block", self.tag_of(handle))
-        memcpy(other.data, handle.data, min(handle.nbytes, size))
-        self.exchange(handle, other)
+        return 0
 
     cdef int take(self, Block block, Py_ssize_t nbytes, Py_ssize_t alignment, bint zero, str what, int tag) except -1:
         cdef int status
@@ -209,20 +233,20 @@ cdef class HybridMemoryPool(Pool):
             status = self._insist(block, nbytes, alignment, zero, tag, status)
             if status != DONE:
                 self._fail(nbytes, what, status == BEYOND_LIMIT)
-        self._number += 1
-        self.note(block, self._number, self._level > 0)
-        if self._level > 1:
-            block.frames = _frames()
+        self.note(block, _frames() if self._level > 1 else None, self._level > 0)
         if self._callbacks is not None:
-            self._callbacks.look(self.used(), self.get_limit(), self.read().reserved)
+            self._callbacks.look(self.used(), self.get_limit(), self.reserved())
         return 0
 
     cdef int _tag_number(self, str tag) except -1:
         number = self._tags.get(tag)
         if number is None:
-            if len(self._tags) == TAGS:
-                return 1
-            number = self._tags[tag] = len(self._tags)
+            with cython.critical_section(self):  # or two new tags might have one number
+                number = self._tags.get(tag)
+                if number is None:
+                    if len(self._tags) == TAGS:
+                        return 1
+                    number = self._tags[tag] = len(self._tags)
         return number
 
     # ---- when memory runs out
@@ -280,9 +304,9 @@ cdef class HybridMemoryPool(Pool):
         Returns
         -------
         context manager
-            Its value is a function that says whether the allocation came.
+            Its value is a function that says whether the allocation has come, or did within the ``with``.
         """
-        return _injected_failure(self, operator.index(after))
+        return injected_failure(self, operator.index(after))
 
     # ---- what is live
 
@@ -324,6 +348,18 @@ cdef class HybridMemoryPool(Pool):
         """
         return AllocationTracker(self, tracebacks)
 
+    def _begin_tracking(self, int level):
+        with cython.critical_section(self):
+            self._levels.append(level)
+            self._choose_level()
+        return self.last_number()
+
+    def _end_tracking(self, int level):
+        with cython.critical_section(self):
+            self._levels.remove(level)  # trackers may end in any order
+            self._choose_level()
+        return self.last_number()
+
     def leaks(self, first=0, last=None):
         """List the live blocks, the oldest first.
 
@@ -338,9 +374,8 @@ cdef class HybridMemoryPool(Pool):
         """
         names = {number: tag for tag, number in self._tags.items()}
         return LeakReport(tuple([
-            Leak((<Block>block).nbytes, seconds if seconds >= 0 else None, names[tag],
-                 () if (<Block>block).frames is None else written_frames((<Block>block).frames))
-            for block, seconds, tag in self.noted(first, self._number if last is None else last)
+            Leak(size, seconds if seconds >= 0 else None, names[tag], () if frames is None else written_frames(frames))
+            for size, seconds, tag, frames in self.noted(first, self.last_number() if last is None else last)
         ]))
 
     def trim(self):
@@ -371,49 +406,6 @@ cdef class HybridMemoryPool(Pool):
         return f"HybridMemoryPool({self.used()} bytes live, limit {self.limit}, tracking {self.tracking!r})"
 
 
-class AllocationTracker:
-    """What `HybridMemoryPool.track` gives: which blocks were allocated within the ``with``.
-
-    Parameters
-    ----------
-    pool : HybridMemoryPool
-    tracebacks : bool
-    """
-
-    def __init__(self, HybridMemoryPool pool not None, tracebacks):
-        self._pool, self._level, self._first, self._last = pool, 2 if tracebacks else 1, 0, 0
-
-    def __enter__(self):
-        cdef HybridMemoryPool pool = self._pool
-        pool._levels.append(pool._level)
-        pool._level = max(pool._level, <int>self._level)
-        self._first, self._last = pool._number, None
-        return self
-
-    def __exit__(self, *_):
-        cdef HybridMemoryPool pool = self._pool
-        pool._level = pool._levels.pop()
-        self._last = pool._number
-
-    def report(self):
-        """List the blocks that were allocated here and are live now.
-
-        Returns
-        -------
-        LeakReport
-        """
-        return self._pool.leaks(self._first, self._last)
-
-
-@contextlib.contextmanager
-def _injected_failure(HybridMemoryPool pool, after):
-    pool._fails_in = after
-    try:
-        yield lambda: pool._fails_in < 0
-    finally:
-        pool._fails_in = -1
-
-
 cdef tuple _frames():
     """The Python frames above, the innermost first."""
     found, frame = [], sys._getframe(0)
@@ -423,6 +415,13 @@ cdef tuple _frames():
     return tuple(found)
 
 
+cdef Py_ssize_t _size(nbytes, str what) except? -1:
+    try:
+        return nbytes
+    except OverflowError:
+        raise MemoryError.overflow(what, (nbytes,)) from None
+
+
 def _level_of(word):
     if word not in LEVELS:
         raise ConfigurationError.choice("HybridMemoryPool.tracking", word, LEVELS)
@@ -430,11 +429,14 @@ def _level_of(word):
 
 
 cdef HybridMemoryPool _process_pool = None
+_beginning = threading.RLock()
 
 
 cdef HybridMemoryPool _instance():
     global _process_pool
-    if _process_pool is None:
+    with _beginning:
+        if _process_pool is not None:
+            return _process_pool
         asked = os.environ.get("BITNET_MEMORY_PROFILING", "")
         level = {"": "off", "0": "off", "1": "tracebacks"}.get(asked, asked)
         if level not in LEVELS:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, uint8_t, uintptr_t
 
-from bitnet._core.head cimport HeadJob
+from bitnet._core.head_job cimport HeadJob
 from bitnet._core.matmul cimport Job
 from bitnet._core.ops cimport bitnet_ops
 
@@ -53,6 +53,9 @@ cdef struct Run:
     Py_ssize_t *starts             # of the units of a product
     uint8_t *gemm_scratch          # for products of many tokens
     int gemm_threads
+    float *parts                   # of attention: `parts_bytes(shape, parts_threads)`
+    int parts_threads
+    Py_ssize_t n_parts, parts_per_unit  # of each sequence, where they are computed apart
     uint8_t *scratch
     Py_ssize_t tokens
     const int32_t *ids
@@ -66,6 +69,7 @@ cdef struct Run:
     const int32_t *outputs         # tokens whose logits are wanted
     Py_ssize_t n_outputs
     float *logits                  # (n_outputs, vocabulary)
+    const int32_t *leaders         # of an int8 head: how many of the largest are wanted of each; NULL: all
     Py_ssize_t rows_per_unit
     Py_ssize_t capacity
     int failed
@@ -78,3 +82,6 @@ cdef inline float *result_of(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.result * r.capacity) + t * r.now.result_width
 
 cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil
+
+# What attention needs on so many threads, in bytes.
+cdef Py_ssize_t parts_bytes(const Shape *shape, int threads) noexcept nogil

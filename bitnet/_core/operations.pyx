@@ -1,7 +1,8 @@
 """The operations of a program: each is a task over units of tokens, of tokens and heads, or of rows.
 
-Each number is computed by one member of the team in one fixed order: from the token's own row, and, in attention, from
-blocks of 64 positions that begin at multiples of 64 of its own sequence.
+Each number is computed in one fixed order: from the token's own row, and, in attention, from blocks of 64 positions that
+begin at multiples of 64 of its own sequence, in parts of 256 positions, whose sums are added one after the other. Who
+computes which part changes no bit.
 """
 
 from libc.errno cimport EINTR, errno
@@ -22,6 +23,12 @@ cdef enum:
     PART_BYTES = 8192
     # Of a head of keys and values, that take its blocks from memory together.
     TILE_QUERIES = 64
+    # What attention adds up by itself: a multiple of a block.
+    PART_POSITIONS = 256
+    # For parts that several threads compute: those of 16384 positions and 5 heads of 4 queries of 128 take 0.7 MB.
+    PARTS_BYTES = 1 << 20
+    # Fewer units than so many a thread may leave some threads idle at the end.
+    FEW_UNITS = 8
 
 cdef inline float *_source(const Run *r, Py_ssize_t t) noexcept nogil:
     return <float *>(r.scratch + r.now.source * r.capacity) + t * r.now.source_width
@@ -75,28 +82,29 @@ cdef inline uint8_t *_block(const Run *r, Py_ssize_t t, Py_ssize_t position, Py_
 
 
 cdef void _rope(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Rotate queries and keys of neighbouring tokens where they are, and put keys and values into the cache."""
+    """Rotate a head's key, and the queries that it is for, of neighbouring tokens where they are; and put keys and values
+    into the cache. The same thread may well attend to them next."""
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
-    cdef Py_ssize_t first = r.strips[unit], tokens = r.strips[unit + 1] - first, half = s.head_dim // 2, head, t
+    cdef Py_ssize_t strip = unit // s.kv_heads, kv_head = unit % s.kv_heads, group = s.heads // s.kv_heads
+    cdef Py_ssize_t first = r.strips[strip], tokens = r.strips[strip + 1] - first, half = s.head_dim // 2, i, head, t
     cdef Py_ssize_t at = r.positions[first] % OPS_BLOCK, width = r.now.source_width
     cdef const float *cosine
     cdef const float *sine
     cdef float *x
     for t in range(first, first + tokens):
         cosine, sine = r.now.cosine + r.positions[t] * half, r.now.sine + r.positions[t] * half
-        for head in range(s.heads + s.kv_heads):
+        for i in range(group + 1):
+            head = kv_head * group + i if i < group else s.heads + kv_head
+            x = _source(r, t) + head * s.head_dim
             if r.now.gain != NULL:
-                x = _source(r, t) + head * s.head_dim
-                r.ops.rms_norm(x, r.now.gain if head < s.heads else r.now.key_gain, r.now.eps, s.head_dim, x)
-            r.ops.rope(_source(r, t) + head * s.head_dim, cosine, sine, half)
-    x = _source(r, first) + s.heads * s.head_dim
-    for head in range(s.kv_heads):
-        r.ops.store_keys(s.kv_dtype, x + head * s.head_dim, width, tokens, s.head_dim,
-                         _block(r, first, r.positions[first], head, False), at)
-        for t in range(tokens):
-            r.ops.store_value(s.kv_dtype, x + t * width + (s.kv_heads + head) * s.head_dim, s.head_dim,
-                              _block(r, first, r.positions[first], head, True), at + t)
+                r.ops.rms_norm(x, r.now.gain if i < group else r.now.key_gain, r.now.eps, s.head_dim, x)
+            r.ops.rope(x, cosine, sine, half)
+    x = _source(r, first) + (s.heads + kv_head) * s.head_dim
+    r.ops.store_keys(s.kv_dtype, x, width, tokens, s.head_dim, _block(r, first, r.positions[first], kv_head, False), at)
+    for t in range(tokens):
+        r.ops.store_value(s.kv_dtype, x + t * width + s.kv_heads * s.head_dim, s.head_dim,
+                          _block(r, first, r.positions[first], kv_head, True), at + t)
 
 
 cdef Py_ssize_t attend_together(const Shape *shape, Py_ssize_t tokens, int threads) noexcept nogil:
@@ -113,29 +121,73 @@ cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads, at = 0
     cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads)
     while at < queries:
-        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at))
+        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at),
+                     r.parts + member * TILE_QUERIES * s.head_dim)
         at += TILE_QUERIES
 
 
-cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at,
-                       Py_ssize_t queries) noexcept nogil:
-    """Some of them over all positions up to their own, or a window that ends there, block by block. Their own are in the
+cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, Py_ssize_t queries,
+                       float *parts) noexcept nogil:
+    """Some of them over all positions up to their own, or a window that ends there, part by part. Their own are in the
     same block."""
     cdef const Shape *s = r.shape
-    cdef const float *query[TILE_QUERIES]
     cdef float *sums[TILE_QUERIES]
-    cdef float state[TILE_QUERIES][2]
+    cdef float *part[TILE_QUERIES]
+    cdef float state[2 * TILE_QUERIES]
+    cdef float part_state[2 * TILE_QUERIES]
+    cdef Py_ssize_t number = _first_position(r, first, at) // PART_POSITIONS, end = r.positions[first] // PART_POSITIONS + 1
+    cdef Py_ssize_t q
+    for q in range(queries):
+        sums[q], part[q] = _result_of_query(r, first, kv_head, at + q), parts + q * s.head_dim
+    if number + 1 == end:
+        _attend_part(r, first, kv_head, at, queries, number, end, state, sums)
+    else:
+        for q in range(queries):
+            state[2 * q], state[2 * q + 1] = -INFINITY, 0
+            memset(sums[q], 0, s.head_dim * sizeof(float))
+        while number < end:
+            _attend_part(r, first, kv_head, at, queries, number, end, part_state, part)
+            for q in range(queries):
+                r.ops.merge(part_state + 2 * q, part[q], s.head_dim, state + 2 * q, sums[q])
+            number += 1
+    for q in range(queries):
+        _divide(sums[q], s.head_dim, state[2 * q + 1])
+
+
+cdef inline Py_ssize_t _first_position(const Run *r, Py_ssize_t first, Py_ssize_t at) noexcept nogil:
+    """That a query, and those after it in its tile, attend to."""
+    cdef Py_ssize_t token = at // (r.shape.heads // r.shape.kv_heads)
+    return max(<Py_ssize_t>0, r.positions[first] + token + 1 - r.now.window) if r.now.window else 0
+
+
+cdef inline float *_result_of_query(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t query) noexcept nogil:
+    cdef Py_ssize_t group = r.shape.heads // r.shape.kv_heads
+    return result_of(r, first + query // group) + (kv_head * group + query % group) * r.shape.head_dim
+
+
+cdef inline void _divide(float *sum, Py_ssize_t n, float total) noexcept nogil:
+    cdef float factor = 1 / total
+    cdef Py_ssize_t i
+    for i in range(n):
+        sum[i] *= factor
+
+
+cdef void _attend_part(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, Py_ssize_t queries,
+                       Py_ssize_t number, Py_ssize_t end, float *state, float *const *sums) noexcept nogil:
+    """Some queries over the positions of one part, block by block, when the same thread does those up to `end` next. A
+    state is the largest score and a sum."""
+    cdef const Shape *s = r.shape
+    cdef const float *query[TILE_QUERIES]
     cdef Py_ssize_t positions[TILE_QUERIES]
     cdef Py_ssize_t begins[TILE_QUERIES]
-    cdef Py_ssize_t group = s.heads // s.kv_heads, start = 0, last = r.positions[first], window = r.now.window
-    cdef Py_ssize_t t, head, q, i
+    cdef Py_ssize_t group = s.heads // s.kv_heads, window = r.now.window, t, q, ahead
+    cdef Py_ssize_t start = max(number * <Py_ssize_t>PART_POSITIONS, _first_position(r, first, at) // OPS_BLOCK * OPS_BLOCK)
+    cdef Py_ssize_t last = min(<Py_ssize_t>r.positions[first], (number + 1) * <Py_ssize_t>PART_POSITIONS - 1)
+    cdef Py_ssize_t reads_to = min(<Py_ssize_t>r.positions[first], end * <Py_ssize_t>PART_POSITIONS - 1)
     for q in range(queries):
-        t, head = first + (at + q) // group, kv_head * group + (at + q) % group
-        query[q], sums[q] = _source(r, t) + head * s.head_dim, result_of(r, t) + head * s.head_dim
-        state[q][0], state[q][1] = -INFINITY, 0
+        query[q] = _source(r, first + (at + q) // group) + (kv_head * group + (at + q) % group) * s.head_dim
+        state[2 * q], state[2 * q + 1] = -INFINITY, 0
         memset(sums[q], 0, s.head_dim * sizeof(float))
-    if window:
-        start = max(<Py_ssize_t>0, last + at // group + 1 - window) // OPS_BLOCK * OPS_BLOCK
     while start <= last:
         for q in range(queries):
             t = r.positions[first + (at + q) // group] + 1
@@ -143,15 +195,79 @@ cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
             begins[q] = max(<Py_ssize_t>0, t - window - start) if window else 0
         q = 0
         while q < queries:
+            # The first queries fetch the next block, if there is one.
+            ahead = start + OPS_BLOCK if q == 0 and start + OPS_BLOCK <= reads_to else start
             r.ops.attend(s.kv_dtype, <int>min(<Py_ssize_t>OPS_QUERIES, queries - q), query + q,
-                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True), begins + q,
-                         positions + q, s.head_dim, r.now.factor, state + q, sums + q)
+                         _block(r, first, start, kv_head, False), _block(r, first, start, kv_head, True),
+                         _block(r, first, ahead, kv_head, False), _block(r, first, ahead, kv_head, True), begins + q,
+                         positions + q, s.head_dim, r.now.factor, <float (*)[2]>(state + 2 * q), sums + q)
             q += OPS_QUERIES
         start += OPS_BLOCK
-    for q in range(queries):
-        state[q][1] = 1 / state[q][1]
-        for i in range(s.head_dim):
-            sums[q][i] *= state[q][1]
+
+
+# Of single tokens, where there are fewer heads than would keep all threads busy: each part by itself, and then their sum in
+# the same order as above.
+
+cdef inline float *_part_of(const Run *r, Py_ssize_t part) noexcept nogil:
+    """The weighted sums of a group's queries, and then their states."""
+    return r.parts + part * (r.shape.heads // r.shape.kv_heads) * (r.shape.head_dim + 2)
+
+
+cdef void _attend_apart(void *data, Py_ssize_t unit, int member) noexcept nogil:
+    """Some parts of one head of a token's sequence."""
+    cdef const Run *r = <const Run *>data
+    cdef const Shape *s = r.shape
+    cdef Py_ssize_t units = (r.n_parts + r.parts_per_unit - 1) // r.parts_per_unit, pair = unit // units
+    cdef Py_ssize_t number = unit % units * r.parts_per_unit, end = min(number + r.parts_per_unit, r.n_parts)
+    cdef Py_ssize_t first = r.tiles[pair // s.kv_heads], group = s.heads // s.kv_heads, at, q, some
+    cdef float *part
+    cdef float *sums[TILE_QUERIES]
+    while number < end:
+        part, at = _part_of(r, pair * r.n_parts + number), 0
+        while at < group:
+            some = min(<Py_ssize_t>TILE_QUERIES, group - at)
+            for q in range(some):
+                sums[q] = part + (at + q) * s.head_dim
+            _attend_part(r, first, pair % s.kv_heads, at, some, number, end, part + group * s.head_dim + 2 * at, sums)
+            at += some
+        number += 1
+
+
+cdef void _add_parts(void *data, Py_ssize_t pair, int member) noexcept nogil:
+    cdef const Run *r = <const Run *>data
+    cdef const Shape *s = r.shape
+    cdef Py_ssize_t group = s.heads // s.kv_heads, first = r.tiles[pair // s.kv_heads], q, number
+    cdef float state[2]
+    cdef float *part
+    cdef float *sum
+    for q in range(group):
+        sum = _result_of_query(r, first, pair % s.kv_heads, q)
+        state[0], state[1] = -INFINITY, 0
+        memset(sum, 0, s.head_dim * sizeof(float))
+        for number in range(r.n_parts):
+            part = _part_of(r, pair * r.n_parts + number)
+            r.ops.merge(part + group * s.head_dim + 2 * q, part + q * s.head_dim, s.head_dim, state, sum)
+        _divide(sum, s.head_dim, state[1])
+
+
+cdef Py_ssize_t parts_bytes(const Shape *shape, int threads) noexcept nogil:
+    return max(threads * <Py_ssize_t>TILE_QUERIES * shape.head_dim * <Py_ssize_t>sizeof(float), <Py_ssize_t>PARTS_BYTES)
+
+
+cdef void _attend_all(Run *r, int threads) noexcept nogil:
+    cdef const Shape *s = r.shape
+    cdef Py_ssize_t pairs = r.n_tiles * s.kv_heads, t
+    r.n_parts = 1
+    if r.n_tiles == r.tokens and 1 < threads and pairs < FEW_UNITS * threads:
+        for t in range(r.tokens):
+            r.n_parts = max(r.n_parts, r.positions[t] // <Py_ssize_t>PART_POSITIONS + 1)
+    if r.n_parts > 1 and <uint8_t *>_part_of(r, pairs * r.n_parts) <= <uint8_t *>r.parts + PARTS_BYTES:
+        # Neighbours together: each fetches the next one's beginning.
+        r.parts_per_unit = max(<Py_ssize_t>1, pairs * r.n_parts // (FEW_UNITS * threads))
+        run(_attend_apart, r, pairs * ((r.n_parts + r.parts_per_unit - 1) // r.parts_per_unit), threads)
+        run(_add_parts, r, pairs, threads)
+    else:
+        run(_attend, r, pairs, min(threads, r.parts_threads))
 
 
 cdef void _head(void *data, Py_ssize_t unit, int member) noexcept nogil:
@@ -188,9 +304,9 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
     elif o.kind == NORM:
         run(_norm, r, r.tokens, threads)
     elif o.kind == ROPE:
-        run(_rope, r, r.n_strips, threads)
+        run(_rope, r, r.n_strips * r.shape.kv_heads, threads)
     elif o.kind == ATTEND:
-        run(_attend, r, r.n_tiles * r.shape.kv_heads, threads)
+        _attend_all(r, threads)
     elif o.kind == GATE:
         run(_gate, r, r.tokens, threads)
     elif o.kind == ADD:
@@ -200,7 +316,7 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         run(_dense, r, (o.rows + r.rows_per_unit - 1) // r.rows_per_unit, threads)
     elif r.n_outputs and o.dtype == OPS_INT8:
         o.head.x, o.head.x_stride, o.head.picked, o.head.tokens = _source(r, 0), o.source_width, r.outputs, r.n_outputs
-        o.head.y = r.logits
+        o.head.y, o.head.leaders = r.logits, r.leaders
         return multiply_rows(&o.head, job_scratch, threads)
     elif r.n_outputs:
         r.rows_per_unit = max(<Py_ssize_t>16, o.rows // (16 * threads))

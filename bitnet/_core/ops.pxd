@@ -23,8 +23,11 @@ cdef extern from "kernels/ops_kernel.h":
         void (*load)(int dtype, const void *row, Py_ssize_t n, float *y) noexcept nogil
         void (*store)(int dtype, const float *x, Py_ssize_t n, void *row) noexcept nogil
         void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                       const Py_ssize_t *from_, const Py_ssize_t *positions, Py_ssize_t width, float scale,
-                       float (*state)[2], float *const *sum) noexcept nogil
+                       const void *next_keys, const void *next_values, const Py_ssize_t *from_,
+                       const Py_ssize_t *positions, Py_ssize_t width, float scale, float (*state)[2],
+                       float *const *sum) noexcept nogil
+        void (*merge)(const float *part_state, const float *part, Py_ssize_t width, float *state,
+                      float *sum) noexcept nogil
         void (*store_keys)(int dtype, const float *x, Py_ssize_t x_stride, Py_ssize_t positions, Py_ssize_t n,
                            void *block, Py_ssize_t position) noexcept nogil
         void (*store_value)(int dtype, const float *x, Py_ssize_t n, void *block, Py_ssize_t position) noexcept nogil

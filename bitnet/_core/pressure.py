@@ -1,6 +1,7 @@
 """What to do when memory becomes scarce: the callbacks of a pool."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
 from bitnet._core.reports import MemoryPressure, system_memory
@@ -21,12 +22,13 @@ class _Entry:
 class PressureCallbacks:
     """Functions that are called at shares of a pool's limit and of the system's memory, and when an allocation fails.
 
-    While one is called no other is: what it allocates itself calls nobody.
+    What one allocates itself calls nobody. Two threads that are short of memory may call one at the same time: to wait
+    for the other could be to wait for each other.
     """
 
     def __init__(self) -> None:
         self._entries: tuple[_Entry, ...] = ()
-        self._is_calling = False
+        self._callers: set[int] = set()  # threads in which one is called
         self._reserved = 0
 
     def __bool__(self) -> bool:
@@ -49,14 +51,15 @@ class PressureCallbacks:
 
     def look(self, used: int, limit: int, reserved: int) -> None:
         """After an allocation: at the limit if there is one, and at the system if the pool has grown."""
-        if self._is_calling:
+        if threading.get_ident() in self._callers:
             return
         for entry in self._entries if limit else ():
             is_reached = used >= entry.level * limit
-            if is_reached and entry.is_armed:
+            was_armed, entry.is_armed = entry.is_armed, not is_reached
+            if is_reached and was_armed:
                 self._call(entry, MemoryPressure("limit", entry.level, used, limit))
-            entry.is_armed = not is_reached
         if reserved > self._reserved and self._entries:
+            self._reserved = reserved
             in_use, total = system_memory()
             for entry in self._entries:
                 if total and in_use >= entry.level * total:
@@ -65,7 +68,7 @@ class PressureCallbacks:
 
     def make_room(self, needed: int, used: int, limit: int) -> Iterator[None]:
         """Call one after the other, by rising level; `limit` is 0 where the system refused. After each, try again."""
-        if self._is_calling:
+        if threading.get_ident() in self._callers:
             return
         for entry in self._entries:
             in_use, total = (used, limit) if limit else system_memory()
@@ -73,10 +76,10 @@ class PressureCallbacks:
             yield
 
     def _call(self, entry: _Entry, pressure: MemoryPressure) -> None:
-        self._is_calling = True
+        self._callers.add(threading.get_ident())
         try:
             entry.function(pressure)
         except Exception:
             _log.exception("a memory pressure callback failed")
         finally:
-            self._is_calling = False
+            self._callers.discard(threading.get_ident())

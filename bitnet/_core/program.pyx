@@ -15,15 +15,16 @@ import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
+from bitnet._core.clock cimport now_ns
 from bitnet._core.gemm cimport gemm_scratch_bytes
-from bitnet._core.head cimport HEAD_TILE_BYTES, Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
+from bitnet._core.head_job cimport HEAD_TILE_BYTES
 from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
-from bitnet._core.operations cimport attend_together, operate
+from bitnet._core.operations cimport attend_together, operate, parts_bytes
 from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
@@ -48,7 +49,8 @@ DTYPES = {"float32": OPS_FLOAT32, "float16": OPS_FLOAT16, "bfloat16": OPS_BFLOAT
 _NUMPY = {"float32": np.float32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
 
 
-cdef tuple _recorders = ()
+# Never bound anew: without a GIL a list guards what is in it, but nothing guards a name.
+cdef list _recorders = []
 
 
 def add_recorder(function):
@@ -61,8 +63,7 @@ def add_recorder(function):
         checks before, each operation, the look at the logits), the numbers of tokens, of outputs, of positions attended
         to, of positions that were read, and of threads, and a dict: the two numbers of positions within each window.
     """
-    global _recorders
-    _recorders = (*_recorders, function)
+    _recorders.append(function)
 
 
 def remove_recorder(function):
@@ -72,14 +73,8 @@ def remove_recorder(function):
     ----------
     function : callable
     """
-    global _recorders
-    _recorders = tuple([one for one in _recorders if one != function])
-
-
-cdef inline int64_t _now_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+    if function in _recorders:
+        _recorders.remove(function)
 
 
 cdef class Program:
@@ -110,7 +105,7 @@ cdef class Program:
     cdef Shape _shape
     cdef readonly object names, kinds, widths, windows, operations
     cdef readonly Py_ssize_t vocab_size, scratch_token_bytes
-    cdef object _angles
+    cdef readonly object _angles   # by the base of the frequencies: cosines, and sines
 
     def __init__(self, builder, kv_dtype="float16"):
         cdef Operation *op
@@ -135,7 +130,7 @@ cdef class Program:
                                                "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
-        self._angles = {}  # by the base of the frequencies
+        self._angles = {}
         for i, operation in enumerate(builder.operations):
             op = &self._operations[i]
             op.kind = <Kind><int>_KINDS.index(operation["kind"])
@@ -217,6 +212,17 @@ cdef class Program:
                 macs[i] = op.rows * op.source_width * outputs
         return nbytes, macs
 
+    cdef bint screens(self, int threads) except? False:
+        """Whether its head can leave out what no one will look at; makes it ready."""
+        cdef Operation *op = &self._operations[self._count - 1]
+        cdef Int8Rows table
+        if op.kind != HEAD or op.dtype != OPS_INT8:
+            return False
+        table = self.operations[self._count - 1]["table"]
+        table.measure(threads)
+        op.head.reach = table.reach_data
+        return True
+
     def _rotation(self, theta, config):
         """Cosines and sines of the angles by which positions are rotated, (context, head_dim / 2)."""
         if theta not in self._angles:
@@ -252,9 +258,10 @@ cdef class Execution:
 
     cdef readonly Program program
     cdef readonly Py_ssize_t max_tokens
-    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch
+    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch, _parts
     cdef int _gemm_threads
     cdef int _is_cancelled
+    cdef int64_t _until_ns         # when a step is to be cancelled, or 0
     cdef public object observer
 
     def __init__(self, Program program not None, max_tokens):
@@ -270,6 +277,7 @@ cdef class Execution:
         self._job_scratch = allocate(most, "scratch")
         self._gemm_threads = thread_count(None)
         self._gemm_scratch = allocate(gemm_scratch_bytes(self._gemm_threads), "scratch")
+        self._parts = allocate(parts_bytes(&program._shape, self._gemm_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
@@ -315,7 +323,8 @@ cdef class Execution:
         cdef const uintptr_t[::1] page_view
         cdef const Py_ssize_t[::1] room_view
         cdef Py_ssize_t tokens = len(ids)
-        cdef int64_t entered = _now_ns() if _recorders else 0
+        cdef int64_t entered = now_ns() if _recorders else 0
+        self._until_ns = 0
         for name, array in (("ids", ids), ("positions", positions), ("sequences", sequences), ("outputs", outputs)):
             if checked(array, name, np.int32).ndim != 1:
                 raise ShapeError.dimensions(name, "(outputs,)" if name == "outputs" else "(tokens,)", array.shape)
@@ -338,14 +347,14 @@ cdef class Execution:
         if len(pages) == 0 or is_out_of_range(&r, program.vocab_size, &room_view[0], len(pages)):
             refuse(ids, positions, sequences, rooms, outputs, program.vocab_size)
         r.pages = <const uintptr_t *const *>&page_view[0]
-        r.logits = &logits_view[0, 0] if r.n_outputs else NULL
+        r.logits, r.leaders = &logits_view[0, 0] if r.n_outputs else NULL, NULL
         if not self._do(&r, thread_count(num_threads), logits, entered):
             return None
         if not np.isfinite(logits.sum(dtype=np.float64)):
             raise InferenceError.not_finite(program.names[program._count - 1])
         return logits
 
-    def step(self, Batch batch not None, num_threads=None):
+    def step(self, Batch batch not None, num_threads=None, seconds=None):
         """Run the tokens of a batch, whose logits are there afterwards.
 
         It takes less time than `run`, which makes arrays. Whether the logits are finite is for `Batch.best` to say.
@@ -355,6 +364,8 @@ cdef class Execution:
         batch : Batch
             Not empty.
         num_threads : int, optional
+        seconds : float, optional
+            After which it is cancelled, as by `cancel`.
 
         Raises
         ------
@@ -362,19 +373,22 @@ cdef class Execution:
             As of `run`.
         """
         cdef Run r
-        cdef int64_t entered = _now_ns() if _recorders else 0
+        cdef int64_t entered = now_ns() if _recorders else 0
         if batch.tokens > self.max_tokens:
             raise InferenceError.too_many_tokens(batch.tokens, self.max_tokens)
         if batch.vocab_size != self.program.vocab_size:
             raise ShapeError.mismatch("logits", (batch.outputs, self.program.vocab_size),
                                       (batch.outputs, batch.vocab_size))
         batch.fill(&r, self.program._shape.context)
+        if r.leaders != NULL and (self.observer is not None or not self.program.screens(thread_count(num_threads))):
+            r.leaders = NULL
+        self._until_ns = 0 if seconds is None else now_ns() + <int64_t>(1e9 * min(<double>seconds, 1e9))
         self._do(&r, thread_count(num_threads), None if self.observer is None else batch.logits, entered)
 
     cdef bint _do(self, Run *r, int threads, logits, int64_t entered) except? False:
         """Run what a `Run` describes; False where the observer ended it. With recorders the run was `entered` then."""
         cdef Program program = self.program
-        cdef tuple recorders = _recorders
+        cdef list recorders = _recorders.copy() if entered else None
         cdef int64_t[::1] times_view
         cdef int64_t *times = NULL
         cdef int64_t began = 0, ended = 0
@@ -385,17 +399,18 @@ cdef class Execution:
         r.n_strips = cut(r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.starts = <Py_ssize_t *>self._starts.data
         r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
+        r.parts, r.parts_threads = <float *>self._parts.data, self._gemm_threads
         if recorders:
             taken = np.zeros(program._count + 2, np.int64)
             times_view = taken
-            times, began = &times_view[1], _now_ns()
+            times, began = &times_view[1], now_ns()
         while first < program._count and failed < 0:
             last = program._count if self.observer is None else first + 1
             failed = self._run_operations(r, first, last, threads, times)
             if self.observer is not None and failed < 0 and self.observer(first, *self._seen(first, r.tokens, logits)):
                 return False
             first = last
-        ended = _now_ns() if recorders else 0
+        ended = now_ns() if recorders else 0
         if failed >= 0 and self._is_cancelled:
             self._is_cancelled = 0
             raise InferenceError.cancelled(program.names[failed])
@@ -404,7 +419,7 @@ cdef class Execution:
         if failed >= 0:
             raise InferenceError.not_finite(program.names[failed]) from self._status(failed, "its input is not finite")
         if recorders:
-            taken[0], taken[program._count + 1] = began - entered, _now_ns() - ended
+            taken[0], taken[program._count + 1] = began - entered, now_ns() - ended
             places, starts = np.array(<int32_t[:r.tokens]><int32_t *>r.positions), np.frombuffer(self._tiles, np.int32)
             attended, read, within = positions_of(places, starts[: r.n_tiles + 1], program.windows)
             for recorder in recorders:
@@ -429,9 +444,12 @@ cdef class Execution:
         cdef Operation op
         cdef uint8_t *job_scratch = self._job_scratch.data
         cdef int *is_cancelled = &self._is_cancelled
-        cdef int64_t before = _now_ns() if times != NULL else 0, after
+        cdef int64_t until = self._until_ns
+        cdef int64_t before = now_ns() if times != NULL else 0, after
         with nogil:
             for i in range(first, last):
+                if until != 0 and now_ns() >= until:
+                    raise_flag(is_cancelled)
                 if is_cancelled[0]:
                     return i
                 op = program._operations[i]
@@ -439,7 +457,7 @@ cdef class Execution:
                 if operate(r, job_scratch, threads):
                     return i
                 if times != NULL:
-                    after = _now_ns()
+                    after = now_ns()
                     times[i] += after - before
                     before = after
         return -1

@@ -1,5 +1,6 @@
 """What the memory pool tells: statistics, leaks, pressure; and what the system says about its memory."""
 
+import contextlib
 import dataclasses
 import datetime
 import linecache
@@ -88,7 +89,8 @@ class MemoryStats:
     small_block, large_block : BlockStats
         Blocks that are slots of a slab, and those that are extents of their own.
     size_distribution : dict of int to int
-        Live blocks by size: of at most so many bytes, and more than half of that.
+        Live blocks by size: of at most so many bytes, and more than half of that. Small ones by their slots, which are
+        up to an eighth larger, and larger still of a block that was resized where it is.
     by_tag : dict of str to TagStats
         Live blocks by what they are for.
     last_updated : datetime.datetime
@@ -215,19 +217,24 @@ def written_frames(frames: tuple[tuple[Any, int], ...]) -> tuple[str, ...]:
 # ---- the system
 
 
-def huge_page_mode(path: str = "/sys/kernel/mm/transparent_hugepage/enabled") -> str:
+def huge_page_mode(
+    path: str = "/sys/kernel/mm/transparent_hugepage/enabled", status: str = "/proc/self/status"
+) -> str:
     """Read what the system does with memory that would like huge pages.
 
     Parameters
     ----------
-    path : str, optional
-        Where Linux says so.
+    path, status : str, optional
+        Where Linux says so, and where it says what it does for this process.
 
     Returns
     -------
     str
-        ``always``, ``madvise``, ``never`` or ``unknown``.
+        ``always``, ``madvise``, ``never``, ``disabled`` (for this process, by ``prctl``) or ``unknown``.
     """
+    with contextlib.suppress(OSError), open(status, encoding="ascii", errors="replace") as file:
+        if any(line.split() == ["THP_enabled:", "0"] for line in file):
+            return "disabled"
     try:
         with open(path, encoding="ascii") as file:
             return file.read().partition("[")[2].partition("]")[0] or "unknown"

@@ -34,6 +34,7 @@ static struct {
     pthread_mutex_t lock;    /* guards the two conditions */
     pthread_cond_t wake, left;
     int started; /* members that exist, the callers not counted; guarded by `callers` */
+    int is_pinned; /* whether members stay on a CPU each; set before there are any */
 
     team_task task;
     void *data;
@@ -98,6 +99,7 @@ static team_start team_starts[TEAM_MAX_THREADS];
 static void *team_member(void *argument) {
     const int member = ((team_start *)argument)->member;
     uint64_t seen = ((team_start *)argument)->seen;
+    if (team.is_pinned) bitnet_stay_on_cpu(member); /* the first one is left to the caller, who is not ours */
     for (;;) {
         seen = team_wait_for_job(seen);
         if (member >= (int)(seen & 0xffff)) continue;
@@ -143,6 +145,8 @@ static int team_grow(int threads) {
     pthread_attr_destroy(&attributes);
     return team.started + 1 < threads ? team.started + 1 : threads;
 }
+
+static void team_pin(void) { team.is_pinned = 1; }
 
 static void team_wait_until_left(void) {
     const int64_t until = team_now_ns() + TEAM_SPIN_NS;

@@ -2,8 +2,9 @@
 
 There is one team a process. It starts with the first work that can use it, its members wait for the next job by
 spinning for 0.1 ms and then sleep, and it starts anew in the child of a ``fork``. Members run on the CPUs that the thread
-which started them was allowed to run on. Units of work are claimed one by one,
-and all arithmetic is fixed per unit: results do not depend on the number of threads.
+which started them was allowed to run on; with ``BITNET_PIN_THREADS=1`` on one of them each. Units of work are claimed one
+by one, so that fast and slow cores end together, and all arithmetic is fixed per unit: results do not depend on the number
+of threads.
 """
 
 import operator
@@ -21,9 +22,12 @@ cdef extern from "team.h":
     int bitnet_allowed_cpus() noexcept nogil
     int team_prepare() noexcept nogil
     int team_size() noexcept nogil
+    void team_pin() noexcept nogil
 
 if team_prepare() != 0:
     raise ImportError("pthread_atfork failed: no memory is left")
+if os.environ.get("BITNET_PIN_THREADS", "") not in ("", "0"):
+    team_pin()
 
 MAX_THREADS = TEAM_MAX_THREADS
 """The most threads that can be asked for."""
@@ -139,17 +143,17 @@ def default_num_threads():
     return _available()
 
 
-cdef object _granted = None
+cdef int _granted = 0  # not read yet
 
 
 def _available():
     # Quotas hardly ever change in a process, and reading files on every product would show; affinity may change, and is
     # one system call.
     global _granted
-    if _granted is None:
+    if _granted == 0:
         quota = cgroup_quota()
         _granted = TEAM_MAX_THREADS if quota is None else min(TEAM_MAX_THREADS, max(1, -int(-quota // 1)))
-    return max(1, min(<int>_granted, bitnet_allowed_cpus()))
+    return max(1, min(_granted, bitnet_allowed_cpus()))
 
 
 def num_threads_started():

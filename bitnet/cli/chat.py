@@ -24,6 +24,8 @@ __all__ = ["add_arguments", "run"]
 HELP = """/system TEXT   what the system says, before all messages; without TEXT it is shown
 /clear         forget all messages but the system's
 /retry         answer the last message once more
+/undo          take the last message and its answer back
+/edit          the same, and put the message on the line again, to be changed
 /save FILE     write the conversation to a file
 /load FILE     go on with one that was saved
 /stats         tokens, speeds, and how full the context is
@@ -109,11 +111,13 @@ class _Chat:
         self._engine, self._model, self._config, self._grammar, self._talk = engine, model, config, grammar, talk
         self._is_quiet, self.is_going_on = is_quiet, True
         self._done: list[bitnet.Completion] = []
+        self._draft = ""  # what stands on the next line already
 
     def hear(self, is_terminal: bool) -> None:
         """Read a message or a command, and do what it asks."""
         try:
-            text = _message(is_terminal)
+            draft, self._draft = self._draft, ""
+            text = _message(is_terminal, draft)
         except EOFError:
             self.is_going_on = False
             if is_terminal:
@@ -151,10 +155,26 @@ class _Chat:
         elif name == "retry" and talk.messages and talk.messages[-1]["role"] == "assistant":
             answer = talk.messages.pop()
             self._answer(answer)
+        elif name in ("undo", "edit") and talk.messages:
+            taken = self._undo()
+            if name == "edit":
+                self._draft = taken
+            else:
+                _note(self._is_quiet, f"taken back: {' '.join(taken.split())[:60]!r}")
         elif name == "stats":
             self._tell()
         else:
             print(f"'/{name}{' ' * bool(rest)}{rest}' is no command here; /help lists them", file=sys.stderr)
+
+    def _undo(self) -> str:
+        """Take back what came since the last message of the user's, and give that."""
+        taken = ""
+        while self._talk.messages:
+            message = self._talk.messages.pop()
+            if message["role"] == "user":
+                taken = message["content"]
+                break
+        return taken
 
     def _say(self, text: str) -> None:
         self._talk.messages.append({"role": "user", "content": text})
@@ -259,9 +279,10 @@ class _Screen:
         self._last = text[-1:] or self._last
 
 
-def _message(is_terminal: bool) -> str:
-    """A line, or the lines between two that have three quotes."""
-    line = input("> " if is_terminal else "")
+def _message(is_terminal: bool, draft: str = "") -> str:
+    """A line, or the lines between two that have three quotes; `draft` stands there already, to be edited."""
+    with _drafted(draft if is_terminal else ""):
+        line = input("> " if is_terminal else "")
     if not line.startswith(QUOTES):
         return line
     lines = [line.removeprefix(QUOTES)]
@@ -272,6 +293,25 @@ def _message(is_terminal: bool) -> str:
             return "\n".join(lines)
     lines[-1] = lines[-1].rstrip().removesuffix(QUOTES)
     return "\n".join(lines).strip("\n")
+
+
+@contextlib.contextmanager
+def _drafted(text: str) -> Any:
+    """Have a text on the line that is read next."""
+    if not text:
+        yield
+        return
+    try:
+        import readline
+    except ImportError:  # a Python without it
+        yield
+        return
+    # Lines below each other would be read as several.
+    readline.set_startup_hook(lambda: readline.insert_text(" ".join(text.split("\n"))))
+    try:
+        yield
+    finally:
+        readline.set_startup_hook()
 
 
 def _note(is_quiet: bool, text: str) -> None:

@@ -134,6 +134,11 @@ def _advice(found: machine.Machine, versions: dict[str, str | None]) -> list[str
             "the system gives no huge pages ('never'), so reading large weights is slower than it could be; "
             "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
         )
+    if found.huge_pages == "disabled":
+        advice.append(
+            "huge pages are disabled for this process (PR_SET_THP_DISABLE, which it has from the one that started it), "
+            "so reading large weights is slower than it could be; start it in another way"
+        )
     if found.isas == ("portable",):
         advice.append(
             "this CPU has none of the features that the kernels are written for, so products run on portable code, "
@@ -176,7 +181,9 @@ def _memory_advice(path: str) -> list[str]:
     """What a model needs against what is free, in a sentence where that is too little."""
     found = bitnet.inspect_checkpoint(path)
     config, used, total = found["config"], *system_memory()
-    if not config or not total:
+    if not config:
+        return [f"what '{path}' needs is not known, because it cannot be loaded: {found['problems'][0]}"]
+    if not total:
         return []
     width = config["head_dim"] or config["hidden_size"] // config["num_attention_heads"]
     weights = found["totals"]["ternary_parameters"] // 4

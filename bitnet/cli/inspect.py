@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import bitnet
-from bitnet.cli.session import loading
+from bitnet.cli.session import add_engine_arguments, engine_config, loading
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true",
                         help="read all files, and compare them with their checksums (SHA256SUMS, FILE.sha256)")
     parser.add_argument("--memory", action="store_true",
-                        help="load the model, run a token, and show where its memory is")
-    parser.set_defaults(run=run)  # fmt: skip
+                        help="load the model as the options below say, run a token, and show where its memory is")
+    add_engine_arguments(parser.add_argument_group("of --memory"))  # type: ignore[arg-type]  # which takes arguments, too
+    parser.set_defaults(run=run, parser=parser)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
     int
         0, also where the checkpoint cannot be loaded; 1 where a file differs from its checksum.
     """
+    config = engine_config(args, None)
     if args.memory:
-        return _show_memory(args)
+        return _show_memory(args, config)
+    if config != bitnet.EngineConfig():
+        args.parser.error("how a model is loaded is asked with --memory only")
     found = bitnet.inspect_checkpoint(args.model, verify=args.verify)
     status = int(not all((found["checksums"] or {}).values()))
     if args.json:
@@ -74,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _show_memory(args: argparse.Namespace) -> int:
-    with bitnet.InferenceEngine() as engine, loading() as show:
+def _show_memory(args: argparse.Namespace, config: bitnet.EngineConfig) -> int:
+    with bitnet.InferenceEngine(config) as engine, loading() as show:
         model = engine.load_model(args.model, progress=show)
         engine.infer(model, [1], last_only=True)
         found = engine.memory_report()

@@ -438,7 +438,7 @@ def read_bytes(path: str, limit: int = JSON_LIMIT) -> bytes:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             need(size <= limit, path, "the size of the file", size, f"at most {limit} bytes")
-            return file.read(limit)
+            return file.read(size or limit)  # Python takes memory for as many bytes as it is told to read
     except OSError as error:
         raise ModelLoadError.unreadable(path, error.strerror) from error
 

@@ -1,13 +1,13 @@
 """Checksums of whole files, in the form that ``sha256sum -c`` reads: written with a checkpoint, and compared."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from bitnet.formats.base import need, read_bytes
 
-__all__ = ["BESIDE", "CHECKSUMS", "compare_sums", "sha256", "write_checksums"]
+__all__ = ["BESIDE", "CHECKSUMS", "compare_sums", "new_sha256", "sha256", "write_checksums"]
 
 CHECKSUMS = "SHA256SUMS"
 """Of the files of a folder, in the folder."""
@@ -16,12 +16,24 @@ BESIDE = ".sha256"
 """The end of the name of a file's own, beside it."""
 
 LIMIT = 1_000_000  # bytes of a list
+READ_BYTES = 1 << 20
+
+
+def new_sha256(data: bytes = b"") -> Any:
+    """Begin a checksum, as `hashlib.sha256`."""
+    import hashlib  # which brings OpenSSL, 3.5 MB, to who may never ask for a checksum
+
+    return hashlib.sha256(data)
 
 
 def sha256(path: str) -> str:
     """Compute the checksum of a file, as hexadecimal digits."""
+    found = new_sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(READ_BYTES):
+            found.update(part)
+    digits: str = found.hexdigest()
+    return digits
 
 
 def write_checksums(folder: str) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 from checkpoints import DATA
 from cli_checkpoints import KNOWN, changed_config
@@ -108,6 +109,23 @@ def test_a_random_model_in_the_shape_of_a_real_one():
     assert {name: round(count / 1e9, 1) for name, count in counts.items()} == {
         "2b4t": 2.4, "0.7b": 0.7, "3b": 3.3, "8b": 8.0
     }  # fmt: skip
+
+
+def test_random_weights_are_the_same_however_they_are_asked_for():
+    from bitnet.formats.random import RandomCheckpoint, _codes, _draw
+
+    whole = _draw("a", 0, 300_001)
+    assert (_draw("a", 8 * 1000, 5000) == whole[8000:13_000]).all()
+    assert (_draw("b", 0, 1000) != whole[:1000]).mean() > 0.9
+    # What SplitMix64 gives first from a seed of 0, also elsewhere.
+    assert _draw("", 0, 8).view("u8")[0] == 0xE220A8397B1DCDAF
+    codes = _codes(_draw("a", 0, 1 << 20))
+    shares = np.bincount(np.concatenate([codes >> shift & 3 for shift in (0, 2, 4, 6)])) / (4 << 20)
+    assert shares.tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.001)
+    with RandomCheckpoint("0.7b") as checkpoint:
+        rows = checkpoint.floats("model.embed_tokens.weight", slice(0, 4))
+        assert np.abs(rows).min() >= 0.5
+        assert np.abs(rows).max() < 2
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,19 @@ def test_a_conversation_in_a_terminal(terminal, tmp_path):
     assert f"(4 messages: {file})" in chat.say(f"/load {file}")
     assert second in plain(chat.say("/retry"))
     assert "messages: 4;" in chat.say("/stats")
+    assert "(taken back: 'Then')" in chat.say("/undo")
+    assert "messages: 2; context: " in chat.say("/stats")
+    assert second in plain(chat.say("Then"))
+    chat.send("/edit\r")
+    chat.expect(r"> Then")  # it stands there to be edited, here into the same
+    edited = plain(chat.say("\x7f\x7f\x7f\x7fThen"))
+    assert second in edited
+    assert "messages: 4;" in chat.say("/stats")
+    chat.say("/undo")
+    chat.say("/undo")
+    assert "messages: 0;" in chat.say("/stats")
+    assert "'/undo' is no command here; /help lists them" in chat.say("/undo")
+    assert f"(4 messages: {file})" in chat.say(f"/load {file}")
 
     assert "nothing" in chat.say("/system")
     chat.say("/system Be brief.")

@@ -3,12 +3,18 @@
 import dataclasses
 import json
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import DATA
 
 import bitnet
 from bitnet import machine
+from bitnet._core.reports import huge_page_mode
 from bitnet.cli import doctor, main
 
 ROWS = [
@@ -195,6 +201,18 @@ def test_advice_on_huge_pages(unset, pretend, advice):
     assert "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" in sentence
 
 
+def test_huge_page_modes_are_read(tmp_path):
+    mode, status = tmp_path / "enabled", tmp_path / "status"
+    for said in ("always", "madvise", "never"):
+        mode.write_text(" ".join(f"[{one}]" if one == said else one for one in ("always", "madvise", "never")) + "\n")
+        status.write_text("Name: x\nTHP_enabled:\t1\n")
+        assert huge_page_mode(str(mode), str(status)) == huge_page_mode(str(mode), "/none") == said
+        status.write_text("Name: x\nTHP_enabled:\t0\n")
+        assert huge_page_mode(str(mode), str(status)) == "disabled"
+    mode.write_text("always madvise never\n")
+    assert huge_page_mode(str(mode), "/none") == huge_page_mode("/none", "/none") == "unknown"
+
+
 def test_advice_on_a_cpu_without_kernels(unset, pretend, advice):
     pretend(huge_pages="always", isas=("portable",), isa="portable", features=())
     [sentence] = advice()
@@ -240,3 +258,69 @@ def test_lines_fit_a_terminal_only(unset, pretend, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.splitlines()) <= 70
     assert shown.split() == piped.split()
+
+
+# ---- the real thing, where a test can have it
+
+
+LIMITED = """
+import ctypes, os, sys
+if sys.argv.pop(1) == "pages":
+    ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+else:
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from bitnet.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def limited(what, **environment):
+    done = subprocess.run([sys.executable, "-c", LIMITED, what, "doctor", "--json", "--no-measure"], check=False,
+                          capture_output=True, text=True, env={**os.environ, **environment})  # fmt: skip
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    return found, [problem["sentence"] for problem in found["problems"]]
+
+
+@pytest.mark.skipif(machine.describe().huge_pages not in ("always", "madvise"), reason="no huge pages to take away")
+def test_huge_pages_that_are_disabled_for_a_process():
+    found, sentences = limited("pages")
+    assert found["machine"]["huge_pages"] == "disabled"
+    assert any(one.startswith("huge pages are disabled for this process") for one in sentences)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs cannot be taken from a process here")
+def test_more_threads_than_a_process_has_cpus():
+    found, sentences = limited("cpus", BITNET_NUM_THREADS="3")
+    assert (found["machine"]["cpus"], found["machine"]["num_threads"]) == (1, 3)
+    said = "BITNET_NUM_THREADS asks for 3 threads, and this process may use 1 CPU;"
+    assert any(one.startswith(said) for one in sentences)
+
+
+def test_a_package_that_its_core_was_not_built_for(tmp_path):
+    package = Path(bitnet.__file__).parent
+    (tmp_path / "bitnet").mkdir()
+    for path in package.iterdir():
+        if path.name != "__init__.py":
+            (tmp_path / "bitnet" / path.name).symlink_to(path)
+    text = (package / "__init__.py").read_text(encoding="utf-8").replace(f'"{bitnet.__version__}"', '"9.9.9"')
+    (tmp_path / "bitnet" / "__init__.py").write_text(text, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "bitnet", "doctor", "--no-measure"], cwd=tmp_path, check=False,
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 1
+    assert (f"the compiled core was built for version {bitnet.__version__}, and the package is 9.9.9; run: pip install "
+            "--force-reinstall bitnet-runtime") in done.stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [
+    ("max_position_embeddings", 2**31 - 1, "end other programs, or keep texts short"),
+    ("vocab_size", 2**31 - 1, "use packing 't5'"),
+    ("hidden_size", -5, "is not known, because it cannot be loaded: ModelConfig.hidden_size is -5; it must be"),
+])  # fmt: skip
+def test_a_model_that_is_too_large_for_this_machine(tmp_path, capsys, field, value, said):
+    folder = shutil.copytree(DATA / "bitnet-packed-auto", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    _, found = read(capsys, "--no-measure", "--model", str(folder))
+    [sentence] = [one["sentence"] for one in found["problems"] if " needs " in one["sentence"]]
+    assert said in sentence

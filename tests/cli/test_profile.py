@@ -1,5 +1,6 @@
 """``bitnet profile``, ``bitnet diagnose``, ``bitnet inspect --memory`` and ``bitnet doctor --model``."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,8 +8,10 @@ import shutil
 import pytest
 from checkpoints import DATA
 
+import bitnet
 from bitnet import machine
 from bitnet.cli import doctor, main
+from bitnet.memory import memory_report
 
 BITNET, OTHER = str(DATA / "bitnet-packed-auto"), str(DATA / "bitnet-packed-bitlinear")
 
@@ -30,7 +33,7 @@ def damaged(tmp_path):
 def test_a_profile(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(machine, "multiply_peak", lambda threads: None)
     trace = tmp_path / "trace.json"
-    options = ["--max-new-tokens", "3", "--num-threads", "1", "--limit", "5", "--chrome-trace", str(trace)]
+    options = ["--max-new-tokens", "3", "--num-threads", "1", "--limit", "50", "--chrome-trace", str(trace)]
     assert main(["profile", BITNET, "-p", "1,2,3", *options]) == 0
     kinds, operations, _ = capsys.readouterr().out.split("\n\n")
     assert any(line.split()[-2:] == ["linear", "linear"] for line in kinds.splitlines())
@@ -91,9 +94,30 @@ def test_where_the_memory_of_a_model_is(capsys):
     assert found["weights"] > 500_000
     assert found["head"] > 0
     assert found["kv"] > 0
+    assert sum(found["resident"].values()) == found["rss"]
     assert main(["inspect", BITNET, "--memory"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "weights", "head", "kv", "scratch", "other", "unused", "outside", "mapped", "rss"]  # fmt: skip
+        "size", "weights", "head", "kv", "scratch", "other", "unused", "outside", "files", "rss"]  # fmt: skip
+
+
+def test_where_memory_is_follows_from_how_a_model_is_loaded(capsys, tmp_path):
+    bitnet.convert(BITNET, tmp_path / "a", packing="i2")
+
+    def seen(*options):
+        gc.collect()
+        before = memory_report()  # of other tests
+        assert main(["inspect", str(tmp_path / "a"), "--memory", "--json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return {name: found[name] - getattr(before, name) for name in ("weights", "head", "mapped")}
+
+    mapped, copied = seen(), seen("--load", "copy")
+    assert (mapped["weights"], mapped["head"]) == (copied["weights"], copied["head"])
+    assert (mapped["mapped"], copied["mapped"]) == (mapped["weights"] + mapped["head"], 0)
+    assert seen("--head-dtype", "float16")["head"] == 2 * copied["head"]
+    assert main(["inspect", BITNET, "--memory", "--load", "never"]) == 2
+    assert "load is 'never'" in capsys.readouterr().err
+    assert main(["inspect", BITNET, "--load", "copy"]) == 2
+    assert "how a model is loaded is asked with --memory only" in capsys.readouterr().err
 
 
 # ---- bitnet doctor
@@ -146,6 +170,11 @@ def test_what_is_stale(tmp_path, monkeypatch):
     assert machine.stale_modules() == []  # no checkout
     (tmp_path / "pyproject.toml").touch()
     assert machine.stale_modules() == ["cpu"]
+    for name, changed in (("cpu.pyx", 5), ("ops.pxd", 40), ("kernels/i2.h", 5), ("arena.h", 15)):
+        (core / name).parent.mkdir(exist_ok=True)
+        (core / name).touch()
+        os.utime(core / name, (changed, changed))
+    assert machine.stale_modules() == ["arena.h", "ops"]
 
 
 def test_a_variable_that_says_nothing(capsys, monkeypatch):

@@ -81,7 +81,7 @@ static void *work(void *argument) {
             } else if ((r >> 30) % 4 == 0) {
                 const size_t old_size = block->size;
                 w->bad += !is_filled(block);
-                if (!bitnet_resize_in_place(block, old_size / 2 + (r >> 32) % (old_size + 1))) w->bad += block->size != old_size;
+                if (!bitnet_resize_in_place(block, old_size / 2 + (r >> 32) % (old_size + 1), (r >> 29) & 1)) w->bad += block->size != old_size;
                 fill(block);
             } else {
                 w->bad += !is_filled(block) || bitnet_damaged_guard(block) >= 0;

@@ -126,3 +126,88 @@ def test_what_does_not_fit_is_refused(rng):
         made.fill(0, weights.astype(np.int16), scales)
     with pytest.raises(ShapeError, match="the weight has 8 columns, the input 7"):
         made.multiply(np.ones((1, 7), np.float32))
+
+
+# ---- only the largest: screening.pyx
+
+
+def like_a_model(rng, rows, cols, tokens):
+    """Rows of which some stand out for each token, as words do."""
+    weights = np.clip(np.rint(rng.normal(size=(rows, cols)) * 35), -127, 127).astype(np.int8)
+    scales = rng.uniform(0.01, 0.02, rows).astype(np.float32)
+    x = rng.normal(size=(tokens, cols)).astype(np.float32)
+    for token in range(tokens):
+        for row in rng.integers(0, rows, 40):
+            x[token] += rng.uniform(0.2, 0.4) * weights[row] / 35
+    made = Int8Rows(rows, cols)
+    made.fill(0, weights, scales)
+    return made, scales, x
+
+
+@pytest.mark.parametrize("tokens", [4, 5, 8, 9, 16, 23])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_largest_are_the_same_bits_and_the_rest_is_below(isa, rng, tokens, num_threads):
+    made, _, x = like_a_model(rng, 3001, 260, tokens)
+    leaders = rng.integers(1, 9, tokens).astype(np.int32)
+    whole, screened = made.multiply(x), made.multiply(x, num_threads, leaders)
+    left_out = 0
+    for token, k in enumerate(leaders):
+        least = np.sort(whole[token])[-k]
+        those = whole[token] >= least
+        np.testing.assert_array_equal(screened[token][those], whole[token][those])
+        assert (screened[token][~those] < least).all()
+        left_out += np.count_nonzero(screened[token] != whole[token])
+    assert left_out > 1500 * tokens  # it was no product with everything
+
+
+def test_equal_numbers_all_stay(rng):
+    made, _, x = like_a_model(rng, 500, 128, 4)
+    best = made.multiply(x).argmax(1)
+    codes = made.packed_bytes.view(np.int8).reshape(made.shape[0] // 16 + 1, -1, 16, 4).transpose(0, 2, 1, 3)
+    codes = codes.reshape(-1, 128)[:500].copy()
+    scales = made.scales.copy()
+    for token, row in enumerate(best):  # the same row again, far away
+        codes[7 * token], scales[7 * token] = codes[row], scales[row]
+    twice = Int8Rows(500, 128)
+    twice.fill(0, codes, scales)
+    whole, screened = twice.multiply(x), twice.multiply(x, leaders=np.ones(4, np.int32))
+    for token in range(4):
+        those = np.flatnonzero(whole[token] == whole[token].max())
+        assert len(those) >= 2
+        np.testing.assert_array_equal(screened[token][those], whole[token][those])
+        assert screened[token].argmax() == those[0]
+
+
+def test_where_nothing_stands_out_all_is_computed_and_the_next_products_do_not_try(rng):
+    made = Int8Rows(320, 64)
+    made.fill(0, np.full((320, 64), 3, np.int8), np.ones(320, np.float32))
+    x, one = rng.normal(size=(4, 64)).astype(np.float32), np.ones(4, np.int32)
+    np.testing.assert_array_equal(made.multiply(x, leaders=one), made.multiply(x))
+    np.testing.assert_array_equal(made.multiply(x, leaders=one), made.multiply(x))
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e30])
+def test_sizes_at_the_ends_of_float32_are_screened_right(rng, size):
+    _, scales, x = like_a_model(rng, 500, 64, 6)
+    weights = np.clip(np.rint(rng.normal(size=(500, 64)) * 35), -127, 127).astype(np.int8)
+    other = Int8Rows(500, 64)
+    other.fill(0, weights, (scales * np.float32(size) * 50).astype(np.float32))
+    whole, screened = other.multiply(x), other.multiply(x, leaders=np.full(6, 3, np.int32))
+    for token in range(6):
+        those = whole[token] >= np.sort(whole[token])[-3]
+        np.testing.assert_array_equal(screened[token][those], whole[token][those])
+
+
+def test_few_tokens_and_those_that_want_all_get_all(rng):
+    made, _, x = like_a_model(rng, 3001, 260, 4)
+    whole = made.multiply(x)
+    np.testing.assert_array_equal(made.multiply(x[:3], leaders=np.ones(3, np.int32)), whole[:3])
+    np.testing.assert_array_equal(made.multiply(x, leaders=np.array([1, 1, 0, 1], np.int32)), whole)
+
+
+def test_leaders_out_of_range_are_refused(rng):
+    made, _, x = like_a_model(rng, 40, 8, 4)
+    with pytest.raises(ShapeError, match="the number of leaders is 65; the limit is 64 logits"):
+        made.multiply(x, leaders=np.full(4, 65, np.int32))
+    with pytest.raises(ShapeError, match=r"leaders .*\(4,\)"):
+        made.multiply(x, leaders=np.ones(3, np.int32))

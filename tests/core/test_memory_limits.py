@@ -1,6 +1,8 @@
 """What a pool does when memory runs out, and what it tells of what stays: limits, leaks, pressure."""
 
+import concurrent.futures
 import logging
+import threading
 import time
 
 import pytest
@@ -51,6 +53,13 @@ def test_a_size_the_system_refuses_is_a_memory_error_that_names_it(pool):
         memory.new_block(-1)
     with pytest.raises(bitnet.MemoryError, match="cannot allocate 8 EiB"):
         pool.allocate((1 << 63) - 1)
+    handle = pool.allocate(5)
+    for use in (pool.allocate, lambda size: pool.resize(handle, size)):
+        with pytest.raises(bitnet.MemoryError, match=rf"cannot allocate {1 << 70} bytes for .*not fit in an address"):
+            use(1 << 70)
+        with pytest.raises(TypeError):
+            use(1.5)
+    handle.free()
     assert pool.get_stats().failed_count == 1
     assert pool.get_stats().allocated == 0
 
@@ -64,9 +73,11 @@ def test_an_injected_failure(pool):
             pool.allocate(1)
         assert has_happened()
         pool.allocate(1)
-    with pool.injected_failure(after=0):
+    assert has_happened()
+    with pool.injected_failure(after=0) as has_happened:
         pass
     pool.allocate(1)
+    assert not has_happened()
     assert pool.get_stats().failed_count == 1
 
 
@@ -111,6 +122,22 @@ def test_leaks_without_tracebacks_have_an_age(pool):
     assert inner.report().leaks[0].size == 20
     assert 0.03 < first.age_s < 60
     assert (kept.nbytes, more.nbytes) == (10, 20)
+
+
+def test_trackers_may_end_in_any_order(pool):
+    first, second = pool.track(), pool.track(tracebacks=True)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert pool.tracking == "tracebacks"
+    kept = pool.allocate(10)
+    pool.tracking = "counts"
+    assert pool.tracking == "tracebacks"
+    second.__exit__(None, None, None)
+    assert pool.tracking == "counts"
+    assert second.report().leaks[0].traceback
+    assert first.report().count == 0
+    assert kept.nbytes == 10
 
 
 def test_tracking_by_setting(pool):
@@ -167,6 +194,33 @@ def test_a_level_is_told_once_until_use_falls_below(pool):
     handles.clear()
     handles.append(pool.allocate(900))
     assert told == [600, 550]
+
+
+def test_two_threads_that_are_short_of_memory(pool):
+    """While the first one's callback runs, the second one's is called too, instead of its allocation failing."""
+    pool.limit = 1000
+    caches, told = [[pool.allocate(450)], [pool.allocate(450)]], []
+    is_in_first, second_is_done = threading.Event(), threading.Event()
+
+    def shrink(pressure):
+        if pressure.cause != "failure":
+            return
+        told.append(pressure.needed)
+        if pressure.needed == 400:
+            is_in_first.set()
+            assert second_is_done.wait(30)
+            caches[0].clear()
+        else:
+            caches[1].clear()
+
+    pool.register_pressure_callback(1.0, shrink)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        first = threads.submit(pool.allocate, 400)
+        assert is_in_first.wait(30)
+        second = pool.allocate(401)
+        second_is_done.set()
+        assert (first.result(30).nbytes, second.nbytes) == (400, 401)
+    assert told == [400, 401]
 
 
 def test_a_callback_that_raises_is_logged(pool, caplog):

@@ -128,6 +128,21 @@ def test_values_of_a_model_share_no_memory_while_they_live(family, own_norms):
     assert tiny.builder(deeper, family).plan() == total
 
 
+@pytest.mark.parametrize("family", ["bitnet", "llama"])
+def test_the_scratch_memory_is_what_lives_at_once(family):
+    """In the shape of a real model, where a gate's input is most of it."""
+    sizes = {"hidden_size": 160, "intermediate_size": 432, "num_attention_heads": 4, "num_key_value_heads": 1}
+    wide = tiny.config(**sizes, head_dim=40)
+    builder = tiny.builder(tiny.Weights(wide), family)
+    total, lives = builder.plan(), {}
+    for index, operation in enumerate(builder.operations):
+        for value in [*operation["inputs"], *([operation["result"]] if operation["result"] else [])]:
+            lives.setdefault(value, []).append(index)
+    most = max(sum(-(-4 * value.width // 64) * 64 for value, uses in lives.items() if uses[0] <= index <= uses[-1])
+               for index in range(len(builder.operations)))  # fmt: skip
+    assert total == most
+
+
 class AnyWeights:
     """Weights of whatever shape is asked for: the names say it."""
 
@@ -190,6 +205,29 @@ def test_a_program_computes_what_numpy_does(isa, packing, family, own_norms, hea
     scale = 100 if head_dtype == "int8" else 1
     assert np.median(away) < 1e-5 * scale
     assert (away < 1e-4 * scale).mean() > 0.9
+
+
+LONG = np.random.default_rng(8).integers(0, 97, 1100).astype(np.int32)
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "float16", "int8"])
+def test_a_long_sequence_is_the_same_bits_however_its_parts_are_divided(isa, kv_dtype):
+    """Of single tokens, threads compute parts of 256 positions apart."""
+    runner = tiny.Runner(tiny.program(tiny.config(max_position_embeddings=1100), kv_dtype=kv_dtype), 1100)
+    whole = runner.alone(LONG)
+    several = [254, *[1] * 6, 837, 1, 1, 1]
+    for num_threads, chunks in ((3, [1100]), (1, [700, 397, 1, 1, 1]), (2, several), (40, [1099, 1])):
+        np.testing.assert_array_equal(runner.alone(LONG, chunks, num_threads), whole)
+    # Sequences of other lengths beside it: one that has no second part, and one whose last part is one position.
+    parts = [(runner.sequence(), LONG[:n]) for n in (1090, 9, 512)]
+    runner.step(parts[:1]), runner.step(parts[1:])
+    found = runner.step([(sequence, LONG[len(ids) : len(ids) + 1]) for sequence, ids in parts], 2)
+    assert [np.array_equal(one[0], whole[len(ids)]) for one, (_, ids) in zip(found, parts, strict=True)] == [True] * 3
+    if kv_dtype == "float32":
+        expected = tiny.forward(tiny.Weights(tiny.config(max_position_embeddings=1100)), LONG)
+        away = np.abs(whole - expected).max(axis=1)
+        assert np.median(away) < 1e-5
+        assert (away < 1e-4).mean() > 0.9
 
 
 def test_halves_in_the_cache_are_rounded_once():

@@ -214,3 +214,19 @@ def test_python_threads_may_call_at_the_same_time(rng):
 def test_barrier_runs_any_number_of_times():
     threads.barrier(2, times=1000)
     threads.barrier(4, times=0)
+
+
+@pytest.mark.parametrize("value", ["1", "0", ""])
+def test_workers_stay_on_a_cpu_each_if_that_is_asked_for(value):
+    code = """
+        import os
+        from bitnet._core import threads
+        allowed = sorted(os.sched_getaffinity(0))
+        threads.barrier(3)
+        tasks = [int(one) for one in os.listdir("/proc/self/task") if int(one) != os.getpid()]
+        where = sorted(tuple(sorted(os.sched_getaffinity(one))) for one in tasks)
+        pinned = sorted((allowed[number % len(allowed)],) for number in (1, 2))
+        print(where == pinned, where == 2 * [tuple(allowed)], sorted(os.sched_getaffinity(0)) == allowed)
+    """
+    found = run(code, BITNET_PIN_THREADS=value, OPENBLAS_NUM_THREADS="1").split()
+    assert found == (["True", "False", "True"] if value == "1" else ["False", "True", "True"])

@@ -183,9 +183,10 @@ def head_case(file, rng, tiles, inputs, w_value, x_value, gap=0):
 
 def head_cases(file, rng):
     values = [(None, None), (127, -128), (-127, -128), (127, 127), (-127, 127)]
-    for tiles, inputs, (w_value, x_value) in itertools.product([1, 2, 3, 8, 65, 640, 16384], [2, 4, 6, 8], values):
+    sizes = itertools.product([1, 2, 3, 8, 65, 640, 16384], [2, 4, 6, 8, 14, 16])
+    for (tiles, inputs), (w_value, x_value) in itertools.product(sizes, values):
         head_case(file, rng, tiles, inputs, w_value, x_value)
-    for tiles, inputs in itertools.product([1, 13], [2, 4, 6, 8]):
+    for tiles, inputs in itertools.product([1, 13], [2, 4, 6, 8, 10, 16]):
         head_case(file, rng, tiles, inputs, None, None, gap=5)
 
 

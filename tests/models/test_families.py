@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import reference
-from checkpoints import DATA, bf16, write_folder
+import tiny
+from checkpoints import DATA, bf16, flip_in_every_array, write_folder
 
 import bitnet
 from bitnet import EngineConfig, KernelError, ModelLoadError, TernaryWeight
@@ -250,18 +251,21 @@ def test_layers_of_gemma_have_frequencies_of_their_own(tmp_path, more):
     assert np.abs(found - other).max() > 0.01 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("window", [1, 16, 63, 64, 65, 100, 150])
+@pytest.mark.parametrize("window", [1, 16, 63, 64, 65, 100, 150, 270])
 def test_a_layer_with_a_window_sees_no_more(isa, tmp_path, window):
     path, model, _ = family(
         tmp_path, "gemma3", sliding_window=window, layer_types=["sliding_attention", "full_attention"],
         max_position_embeddings=400, rope_local_base_freq=1e4, rope_theta=1e6,
     )  # fmt: skip
-    ids = np.random.default_rng(2).integers(0, 64, 200)
+    ids = np.random.default_rng(2).integers(0, 64, 390)
     head = model.numbers("model.embed_tokens").T.astype(np.float64)
     with bitnet.load(path, FLOAT32) as loaded:
         found = loaded.infer(ids)
         with bitnet.profile() as measured:
             loaded.infer(ids[:100])
+        # Token by token, threads divide what is seen.
+        runner = tiny.Runner(loaded.model.program, 400)
+        np.testing.assert_array_equal(runner.alone(ids.astype(np.int32), [380, *[1] * 10], 3), found)
     expected = model.hidden(ids, 1e4, 1e6, window) @ head
     away = np.abs(found - expected).max(1) / np.abs(expected).max()
     # An activation near a tie may be rounded the other way, and moves what comes after it.
@@ -359,3 +363,10 @@ def test_activations_can_be_left_as_they_are(name):
     with bitnet.load(DATA / name, FLOAT32.replace(activations="float32")) as loaded:
         away = np.abs(loaded.infer(prompt) - known).max()
     assert 0.1 < away < 8  # the rounding to 8 bits is most of the difference between the functions
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "float"}], ids=str)
+def test_checksums_know_every_array(tmp_path, settings):
+    path, _, _ = family(tmp_path, "qwen3")
+    with bitnet.load(path, num_threads=1, verify="load", **settings) as loaded:
+        flip_in_every_array(loaded.model)

@@ -8,10 +8,9 @@
 
 static const bitnet_gemm_kernel GEMM_KERNELS[] = {
 #if BITNET_X86 && BITNET_HAS_ASM
-    {"avx512vnni", CPU_AVX512VNNI, gemm_expand_avx512vnni, gemm_prepare_avx512vnni, gemm_multiply_avx512vnni,
-     gemm_finish_avx512vnni},
+    {"avx512vnni", CPU_AVX512VNNI, gemm_prepare_avx512vnni, gemm_multiply_avx512vnni, gemm_finish_avx512vnni},
 #endif
-    {NULL, 0, NULL, NULL, NULL, NULL},
+    {NULL, 0, NULL, NULL, NULL},
 };
 
 #endif

@@ -3,11 +3,10 @@
  *   vpdpbusd   u8 codes x i8 inputs, four neighbours summed into the row's i32 lane
  *   vpermw     looks 32 rows' triples up in a table of 32 i16 sums; it reads the low five bits of each index
  *   vpaddw     adds them up
- *   vpmaddubsw builds the tables: (input + 128) x weight, pairs summed to i16
+ *   vpmaddubsw builds the tables: (input + 128) x weight, pairs summed to i16; vpshufb brings the inputs to all words
  *
  * On Zen 4 vpermw and vpaddw run beside vpdpbusd: registers only, 232 G multiply-accumulates a second of vpdpbusd alone,
- * 272 of the other two alone, 337 of both together. Two triples share a word of the indices, the second one in its upper
- * byte; the words of two panels alternate, so that the halves of an i32 lane are a row of each.
+ * 272 of the other two alone, 337 of both together. gemm_expand_avx512vnni.h says how indices lie.
  *
  * Related: T-MAC (arXiv:2407.00088) and bitnet.cpp look sums of pairs and triples up by byte shuffles on AVX2. */
 #ifndef BITNET_GEMM_AVX512VNNI_H
@@ -17,39 +16,6 @@
 
 #if BITNET_X86 && BITNET_HAS_ASM
 BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-
-BITNET_INLINE __m512i gemm_group_avx512vnni(const uint8_t *groups, ptrdiff_t step, int group) {
-    return _mm512_load_si512(groups + (step * GEMM_GROUPS + group) * GEMM_GROUP_BYTES);
-}
-
-/* Byte 4 r + j: the index of row r's triple j, c0 + 3 c1 + 9 c2. */
-BITNET_INLINE __m512i gemm_triples_avx512vnni(const uint8_t *groups, ptrdiff_t step) {
-    const __m512i c0_u8x64 = gemm_group_avx512vnni(groups, step, 2), c1_u8x64 = gemm_group_avx512vnni(groups, step, 3);
-    const __m512i c2_u8x64 = gemm_group_avx512vnni(groups, step, 4);
-    const __m512i thrice_u8x64 = _mm512_add_epi8(c1_u8x64, _mm512_add_epi8(c1_u8x64, c1_u8x64));
-    /* Codes are 2 at most: shifted by 3 they stay in their bytes. */
-    const __m512i nine_u8x64 = _mm512_add_epi8(c2_u8x64, _mm512_slli_epi16(c2_u8x64, 3));
-    return _mm512_add_epi8(c0_u8x64, _mm512_add_epi8(thrice_u8x64, nine_u8x64));
-}
-
-BITNET_KERNEL void gemm_expand_avx512vnni(const uint8_t *groups, ptrdiff_t steps, uint8_t *weights) {
-    for (ptrdiff_t step = 0; step < steps; step++, weights += GEMM_WEIGHT_BYTES) {
-        __m512i triples_u8x64[GEMM_PANELS];
-        for (int p = 0; p < GEMM_PANELS; p++) {
-            const uint8_t *panel = groups + p * GEMM_CHUNK_GROUP_BYTES;
-            _mm512_store_si512(weights + 64 * p, gemm_group_avx512vnni(panel, step, 0));
-            _mm512_store_si512(weights + 256 + 64 * p, gemm_group_avx512vnni(panel, step, 1));
-            triples_u8x64[p] = gemm_triples_avx512vnni(panel, step);
-        }
-        for (int pair = 0; pair < 2; pair++) {
-            const __m512i a = triples_u8x64[2 * pair], b = triples_u8x64[2 * pair + 1];
-            const __mmask32 odd = 0xaaaaaaaa;
-            _mm512_store_si512(weights + 512 + 64 * pair, _mm512_mask_blend_epi16(odd, a, _mm512_slli_epi32(b, 16)));
-            _mm512_store_si512(weights + 640 + 64 * pair, _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(a, 16), b));
-        }
-    }
-    _mm256_zeroupper();
-}
 
 /* Weights of the 27 triples as bytes: (d0, d1), and (d2, -d0 - d1 - d2), which takes away the 128 that inputs come with:
  * its input is 128. */
@@ -67,26 +33,24 @@ static const int8_t GEMM_THIRD[64] BITNET_ALIGN64 = {
 BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t steps, uint8_t *inputs,
                                            int32_t *sums) {
     const __m512i first_i8x64 = _mm512_load_si512(GEMM_FIRST_TWO), third_i8x64 = _mm512_load_si512(GEMM_THIRD);
-    const __m128i flip_u8x16 = _mm_set1_epi8((char)0x80);
+    const __m512i flip_u8x64 = _mm512_set1_epi8((char)0x80);
+    const __m512i inputs_u8x64 = _mm512_broadcast_i32x4(_mm_setr_epi32(0, -1, -1, -1));
     uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     int32_t sums_i32x8[8];
     for (ptrdiff_t step = 0; step < steps; step++, inputs += GEMM_TABLE_BYTES)
         for (int t = 0; t < GEMM_TOKENS; t++) {
             const int8_t *at = x + t * x_stride + step * GEMM_COLS;
-            uint32_t pairs[4], thirds[4];
             memcpy(dots + step * GEMM_INPUT_BYTES + 4 * t, at, 4);
             memcpy(dots + step * GEMM_INPUT_BYTES + 16 + 4 * t, at + 4, 4);
-            /* Words (g2[j], g3[j]) and (g4[j], 128), each twice, for the two words of a lane. */
-            const __m128i flipped_u8x16 = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(at + 4)), flip_u8x16);
-            const __m128i g2 = _mm_srli_si128(flipped_u8x16, 4), g3 = _mm_srli_si128(flipped_u8x16, 8);
-            const __m128i g4 = _mm_srli_si128(flipped_u8x16, 12);
-            const __m128i two_u16x8 = _mm_unpacklo_epi8(g2, g3), one_u16x8 = _mm_unpacklo_epi8(g4, flip_u8x16);
-            _mm_storeu_si128((__m128i *)pairs, _mm_unpacklo_epi16(two_u16x8, two_u16x8));
-            _mm_storeu_si128((__m128i *)thirds, _mm_unpacklo_epi16(one_u16x8, one_u16x8));
+            /* Bytes 4 to 15 of each lane: groups 2, 3 and 4, plus 128; byte 0: 128, in place of one of group 1. */
+            const __m512i all_i8x64 = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(at + 4)));
+            const __m512i all_u8x64 = _mm512_ternarylogic_epi32(all_i8x64, inputs_u8x64, flip_u8x64, 0x6a); /* a & b ^ c */
             for (int j = 0; j < 4; j++) {
-                const __m512i two = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)pairs[j]), first_i8x64);
-                const __m512i one = _mm512_maddubs_epi16(_mm512_set1_epi32((int32_t)thirds[j]), third_i8x64);
-                _mm512_store_si512(inputs + 256 * j + 64 * t, _mm512_add_epi16(two, one));
+                const __m512i two_u8x64 = _mm512_shuffle_epi8(all_u8x64, _mm512_set1_epi16((int16_t)(0x0804 + 0x0101 * j)));
+                const __m512i one_u8x64 = _mm512_shuffle_epi8(all_u8x64, _mm512_set1_epi16((int16_t)(0x000c + j)));
+                const __m512i two_i16x32 = _mm512_maddubs_epi16(two_u8x64, first_i8x64);
+                const __m512i one_i16x32 = _mm512_maddubs_epi16(one_u8x64, third_i8x64);
+                _mm512_store_si512(inputs + 256 * j + 64 * t, _mm512_add_epi16(two_i16x32, one_i16x32));
             }
         }
     __m256i all_i32x8 = _mm256_setzero_si256();
@@ -137,7 +101,8 @@ BITNET_KERNEL void gemm_prepare_avx512vnni(const int8_t *x, ptrdiff_t x_stride, 
 #define GEMM_CLEAR_4(a, b, c, d) GEMM_CLEAR(a) GEMM_CLEAR(b) GEMM_CLEAR(c) GEMM_CLEAR(d)
 
 BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_t *inputs, ptrdiff_t steps,
-                                            int32_t *const *before, int32_t *const *y) {
+                                            int32_t *const *before, int32_t *const *y, const uint8_t *next,
+                                            ptrdiff_t next_stride) {
     BITNET_ASSERT((uintptr_t)weights % 64 == 0 && (uintptr_t)inputs % 64 == 0 && steps > 0 && steps <= GEMM_STEPS);
     const uint8_t *dots = inputs + steps * GEMM_TABLE_BYTES;
     BITNET_ASM(
@@ -146,11 +111,13 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_CLEAR_4("20", "21", "22", "23") GEMM_CLEAR_4("24", "25", "26", "27") GEMM_CLEAR_4("28", "29", "30", "31")
         ".p2align 5\n"
         "1:\n\t"
+        "prefetcht1 (%[next])\n\tprefetcht1 (%[next],%[stride])\n\t"
         GEMM_DOTS("0", "64", "128", "192", "0", "4", "8", "12")
         GEMM_TRIPLES("512", "576")
         GEMM_LOOK_UPS("0", "64", "128", "192")
         GEMM_NEXT_TRIPLES
         GEMM_LOOK_UPS("256", "320", "384", "448")
+        "addq $64, %[next]\n\t"
         GEMM_DOTS("256", "320", "384", "448", "16", "20", "24", "28")
         GEMM_TRIPLES("640", "704")
         GEMM_LOOK_UPS("512", "576", "640", "704")
@@ -160,8 +127,8 @@ BITNET_KERNEL void gemm_multiply_avx512vnni(const uint8_t *weights, const uint8_
         GEMM_OUT("0", "24", "25", "8", "9", "10", "11") GEMM_OUT("8", "26", "27", "12", "13", "14", "15")
         GEMM_OUT("16", "28", "29", "16", "17", "18", "19") GEMM_OUT("24", "30", "31", "20", "21", "22", "23")
         "vzeroupper"
-        : [w] "+r"(weights), [x] "+r"(inputs), [d] "+r"(dots), [n] "+r"(steps)
-        : [before] "r"(before), [y] "r"(y)
+        : [w] "+r"(weights), [x] "+r"(inputs), [d] "+r"(dots), [n] "+r"(steps), [next] "+r"(next)
+        : [stride] "r"(next_stride), [before] "r"(before), [y] "r"(y)
         : "memory", "cc", "rax", "rcx", "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
           "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
           "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30", "zmm31");

@@ -8,10 +8,10 @@
 
 #include "target.h"
 
-enum { HEAD_ROWS = 16, HEAD_COLS = 4, HEAD_TILE_BYTES = 64, HEAD_MAX_INPUTS = 8, HEAD_MAX_COLS = 65536 };
+enum { HEAD_ROWS = 16, HEAD_COLS = 4, HEAD_TILE_BYTES = 64, HEAD_MAX_INPUTS = 16, HEAD_MAX_COLS = 65536 };
 
-/* sums[16 * t + r] = sum over the columns of (weight[r, c] + bias) * x[t * x_stride + c], for one panel and 2, 4, 6 or 8
- * rows of inputs.
+/* sums[16 * t + r] = sum over the columns of (weight[r, c] + bias) * x[t * x_stride + c], for one panel and an
+ * even number of rows of inputs, up to HEAD_MAX_INPUTS.
  *
  *   w     tiles * HEAD_TILE_BYTES bytes, 64-byte aligned
  *   x     per row 4 * tiles values; zero where the weight has no column */

@@ -12,7 +12,7 @@
 
 static const bitnet_kernel I2_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni, i2_groups_avx512vnni, 24},
+    {"avx512vnni", CPU_AVX512VNNI, i2_panel_avx512vnni, i2_expand_avx512vnni, 24},
     BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, i2_panel_avxvnni, NULL, 0})
     {"avx2", CPU_AVX2, i2_panel_avx2, NULL, 0},
 #elif BITNET_ARM

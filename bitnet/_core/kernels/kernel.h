@@ -28,6 +28,9 @@ enum {
     /* Sums of int16 lanes are widened after at most this many groups: each adds at most 2 * 2 * 128 = 512 in
      * magnitude, and 64 * -512 = -32768 is the last that fits. */
     BITNET_INT16_GROUPS = 64,
+    /* Tiles after which sums that lie six bits up are brought down: 64 times the largest product of a lane's 4 columns,
+     * 4 * 2 * 128, fits int32 2^15 times. */
+    BITNET_FEW_TILES = 1 << 15,
     /* How far ahead of its reads a kernel asks for memory: about what one core has in flight. */
     BITNET_PREFETCH_BYTES = 4096
 };
@@ -48,14 +51,22 @@ typedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, ptrdiff_t x_stri
         BITNET_ASSERT((tokens) >= 1 && (tokens) <= BITNET_TOKENS);                                                     \
     } while (0)
 
-/* Decodes tiles: the codes of each group, 64 bytes (byte 4 r + c is row r's column c), one group after another. */
-typedef void (*bitnet_groups)(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups);
+/* Expands `steps` steps of four panels, the first at w, for products of many tokens (gemm_kernel.h). Steps are taken up to
+ * the next that ends with a tile. */
+typedef void (*bitnet_expand)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights);
+
+/* Its first line. */
+#define BITNET_ASSERT_EXPAND(w, panel_bytes, steps)                                                                    \
+    do {                                                                                                               \
+        BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0 && (panel_bytes) % BITNET_TILE_BYTES == 0);              \
+        BITNET_ASSERT((steps) > 0 && (steps) <= GEMM_STEPS);                                                           \
+    } while (0)
 
 typedef struct {
     const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */
     uint32_t needs;  /* the features it cannot do without */
     bitnet_panel panel;
-    bitnet_groups groups; /* for products of many tokens (gemm_kernel.h), where those have a kernel; or NULL */
+    bitnet_expand expand; /* where products of many tokens have a kernel; or NULL */
     ptrdiff_t expands_from; /* so many tokens, from which on that pays (measured: bench/README.md) */
 } bitnet_kernel;
 

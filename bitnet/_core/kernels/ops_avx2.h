@@ -44,13 +44,14 @@ BITNET_TARGET("avx2,f16c,fma")
 
 /* 8 sums in registers: 4 queries by 16 numbers, which are taken once for all 4. */
 BITNET_INLINE void ops_tile_avx2(const int dtype, const int queries, const int vectors, const float *const *a,
-                                 ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
+                                 ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row, ptrdiff_t ahead,
                                  float acc[OPS_QUERIES][16 * OPS_TILE]) {
     __m256 sums_f32x8[OPS_QUERIES][2], taken_f32x8[2];
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < 2; v++) sums_f32x8[q][v] = _mm256_loadu_ps(acc[q] + 8 * v);
     for (ptrdiff_t k = from; k < to; k++) {
         const char *at = b + k * row;
+        for (int line = 0; line < 16 * vectors * OPS_BYTES_OF(dtype); line += 64) BITNET_PREFETCH_L2(at + ahead + line);
         if (dtype == OPS_FLOAT32) {
             for (int v = 0; v < 2; v++) taken_f32x8[v] = _mm256_loadu_ps((const float *)at + 8 * v);
         } else if (dtype == OPS_FLOAT16) {

@@ -39,13 +39,14 @@ BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")
 
 /* 16 sums in registers: 4 queries by 64 numbers, which are taken once for all 4. */
 BITNET_INLINE void ops_tile_avx512vnni(const int dtype, const int queries, const int vectors, const float *const *a,
-                                       ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
+                                       ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row, ptrdiff_t ahead,
                                        float acc[OPS_QUERIES][16 * OPS_TILE]) {
     __m512 sums_f32x16[OPS_QUERIES][OPS_TILE], taken_f32x16[OPS_TILE];
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sums_f32x16[q][v] = _mm512_loadu_ps(acc[q] + 16 * v);
     for (ptrdiff_t k = from; k < to; k++) {
         const char *at = b + k * row;
+        for (int line = 0; line < 16 * vectors * OPS_BYTES_OF(dtype); line += 64) BITNET_PREFETCH_L2(at + ahead + line);
         for (int v = 0; v < vectors; v++) {
             if (dtype == OPS_FLOAT32) {
                 taken_f32x16[v] = _mm512_loadu_ps(at + 64 * v);

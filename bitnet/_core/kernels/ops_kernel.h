@@ -11,6 +11,8 @@
 /* How numbers are stored, in a cache or a head. */
 enum { OPS_FLOAT32, OPS_FLOAT16, OPS_BFLOAT16, OPS_INT8 };
 
+#define OPS_BYTES_OF(dtype) ((dtype) == OPS_FLOAT32 ? 4 : (dtype) == OPS_FLOAT16 ? 2 : 1)
+
 /* Positions that attend takes at once, a multiple of 16; and queries, at most. */
 enum { OPS_BLOCK = 64, OPS_QUERIES = 4 };
 
@@ -66,11 +68,14 @@ typedef struct {
     void (*load)(int dtype, const void *row, ptrdiff_t n, float *y);
     void (*store)(int dtype, const float *x, ptrdiff_t n, void *row);
     /* Up to OPS_QUERIES queries against one block of keys and values (ops_attend.h), each from a position of its own, 0
-     * or above, up to a number of positions of its own; what lies before counts for nothing. It goes on with a softmax whose largest score so far is state[q][0] and whose sum is state[q][1], and
-     * with the weighted sum of values in sum[q]. */
+     * or above, up to a number of positions of its own; what lies before counts for nothing. It goes on with a softmax
+     * whose largest score so far is state[q][0] and whose sum is state[q][1], and with the weighted sum of values in
+     * sum[q]. The next block, or this one again, is fetched meanwhile. */
     void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                   const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
-                   float *const *sum);
+                   const void *next_keys, const void *next_values, const ptrdiff_t *from, const ptrdiff_t *positions,
+                   ptrdiff_t width, float scale, float (*state)[2], float *const *sum);
+    /* Adds what one query has of some more blocks: their largest score and sum, and their weighted sum of values. */
+    void (*merge)(const float *part_state, const float *part, ptrdiff_t width, float *state, float *sum);
     /* The keys of some positions, or the value of one, into their block, as OPS_FLOAT32, OPS_FLOAT16 or OPS_INT8. */
     void (*store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n, void *block,
                        ptrdiff_t position);

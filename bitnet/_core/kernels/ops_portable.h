@@ -19,7 +19,7 @@
 #define OPS_TILE 1
 
 BITNET_INLINE void ops_tile_portable(const int dtype, const int queries, const int vectors, const float *const *a,
-                                     ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row,
+                                     ptrdiff_t from, ptrdiff_t to, const char *b, ptrdiff_t row, ptrdiff_t ahead,
                                      float acc[OPS_QUERIES][16 * OPS_TILE]) {
     float taken[16];
     for (ptrdiff_t k = from; k < to; k++) {
@@ -34,7 +34,7 @@ BITNET_INLINE void ops_tile_portable(const int dtype, const int queries, const i
         for (int q = 0; q < queries; q++)
             for (int i = 0; i < 16; i++) acc[q][i] = BITNET_FMA(taken[i], a[q][k], acc[q][i]);
     }
-    (void)vectors;
+    (void)vectors, (void)ahead;
 }
 
 #include "ops_body.h"

@@ -12,7 +12,7 @@
 
 static const bitnet_kernel T5_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_groups_avx512vbmi, 16},
+    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_expand_avx512vbmi, 11},
     BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, t5_panel_avxvnni, NULL, 0})
     {"avx2", CPU_AVX2, t5_panel_avx2, NULL, 0},
 #elif BITNET_ARM

@@ -11,6 +11,7 @@
 #ifndef BITNET_T5_AVX512VBMI_H
 #define BITNET_T5_AVX512VBMI_H
 
+#include "gemm_expand_avx512vnni.h"
 #include "kernel.h"
 #include "t5_codes.h"
 
@@ -38,17 +39,50 @@ BITNET_INLINE void t5_codes_avx512vbmi(const uint8_t *w, __m512i *first_u8x64, _
     *others_u8x64 = _mm512_mask_sub_epi8(others, is_negative, _mm512_set1_epi8((char)0xaa), others);
 }
 
-/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers.
- * vpdpbusd takes 4 cycles: for 1 and 2 tokens the sums are split once more, so that at least 4 chains run. */
+/* One or two tokens (`tokens` is a constant where this is inlined): each group has sums of its own and stays where it lies, up
+ * to six bits up. So there is no shift, which would compete with the look-ups, and vpdpbusd, which takes 4 cycles, has 5
+ * chains. 64 * 2 * 128 * 4 columns of a tile and lane fit int32 for 2^15 tiles. */
+BITNET_INLINE void t5_few_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
+                                            ptrdiff_t tiles, const int tokens) {
+    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03), fours_u8x64 = _mm512_set1_epi8(0x0c);
+    const __m512i sixteens_u8x64 = _mm512_set1_epi8(0x30), high_u8x64 = _mm512_set1_epi8((char)0xc0);
+    __m512i total_i32x16[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (ptrdiff_t first = 0; first < tiles; first += BITNET_FEW_TILES) {
+        const ptrdiff_t last = tiles - first < BITNET_FEW_TILES ? tiles : first + BITNET_FEW_TILES;
+        __m512i sums_i32x16[2][5];
+        for (int t = 0; t < tokens; t++)
+            for (int g = 0; g < 5; g++) sums_i32x16[t][g] = _mm512_setzero_si512();
+        for (ptrdiff_t tile = first; tile < last; tile++) {
+            const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+            BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
+            __m512i group_u8x64[5], others_u8x64;
+            t5_codes_avx512vbmi(at, &group_u8x64[0], &others_u8x64);
+            group_u8x64[1] = _mm512_and_si512(others_u8x64, ones_u8x64);
+            group_u8x64[2] = _mm512_and_si512(others_u8x64, fours_u8x64);
+            group_u8x64[3] = _mm512_and_si512(others_u8x64, sixteens_u8x64);
+            group_u8x64[4] = _mm512_and_si512(others_u8x64, high_u8x64);
+            for (int t = 0; t < tokens; t++)
+                for (int g = 0; g < 5; g++)
+                    sums_i32x16[t][g] = _mm512_dpbusd_epi32(
+                        sums_i32x16[t][g], group_u8x64[g], t5_four_inputs_avx512vbmi(x + t * x_stride + tile * 20 + 4 * g));
+        }
+        for (int t = 0; t < tokens; t++) {
+            const __m512i two_i32x16 = _mm512_add_epi32(_mm512_add_epi32(sums_i32x16[t][0], sums_i32x16[t][1]),
+                                                        _mm512_srai_epi32(sums_i32x16[t][2], 2));
+            const __m512i others_i32x16 = _mm512_add_epi32(_mm512_srai_epi32(sums_i32x16[t][3], 4),
+                                                           _mm512_srai_epi32(sums_i32x16[t][4], 6));
+            total_i32x16[t] = _mm512_add_epi32(total_i32x16[t], _mm512_add_epi32(two_i32x16, others_i32x16));
+        }
+    }
+    for (int t = 0; t < tokens; t++) _mm512_storeu_si512(sums + 16 * t, total_i32x16[t]);
+}
+
+/* `tokens` is a constant where this is inlined, so the loops over it unroll and the sums stay in registers. */
 BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                         ptrdiff_t tiles, const int tokens) {
     const __m512i ones_u8x64 = _mm512_set1_epi8(0x03), fours_u8x64 = _mm512_set1_epi8(0x0c);
-    const int half = tokens <= 2 ? BITNET_TOKENS : 0;
-    __m512i one_i32x16[2 * BITNET_TOKENS], four_i32x16[2 * BITNET_TOKENS];
-    for (int t = 0; t < tokens; t++) {
-        one_i32x16[t] = four_i32x16[t] = _mm512_setzero_si512();
-        one_i32x16[t + half] = four_i32x16[t + half] = _mm512_setzero_si512();
-    }
+    __m512i one_i32x16[BITNET_TOKENS], four_i32x16[BITNET_TOKENS];
+    for (int t = 0; t < tokens; t++) one_i32x16[t] = four_i32x16[t] = _mm512_setzero_si512();
     for (ptrdiff_t tile = 0; tile < tiles; tile++) {
         const uint8_t *at = w + tile * BITNET_TILE_BYTES;
         BITNET_PREFETCH(at + BITNET_PREFETCH_BYTES);
@@ -62,30 +96,22 @@ BITNET_INLINE void t5_tokens_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdi
         for (int t = 0; t < tokens; t++) {
             const int8_t *in = x + t * x_stride + tile * 20;
             one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group0_u8x64, t5_four_inputs_avx512vbmi(in));
-            one_i32x16[t + half] =
-                _mm512_dpbusd_epi32(one_i32x16[t + half], group1_u8x64, t5_four_inputs_avx512vbmi(in + 4));
+            one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group1_u8x64, t5_four_inputs_avx512vbmi(in + 4));
             four_i32x16[t] = _mm512_dpbusd_epi32(four_i32x16[t], group2_u8x64, t5_four_inputs_avx512vbmi(in + 8));
             one_i32x16[t] = _mm512_dpbusd_epi32(one_i32x16[t], group3_u8x64, t5_four_inputs_avx512vbmi(in + 12));
-            four_i32x16[t + half] =
-                _mm512_dpbusd_epi32(four_i32x16[t + half], group4_u8x64, t5_four_inputs_avx512vbmi(in + 16));
+            four_i32x16[t] = _mm512_dpbusd_epi32(four_i32x16[t], group4_u8x64, t5_four_inputs_avx512vbmi(in + 16));
         }
     }
-    for (int t = 0; t < tokens; t++) {
-        __m512i one = one_i32x16[t], four = four_i32x16[t];
-        if (half) {
-            one = _mm512_add_epi32(one, one_i32x16[t + half]);
-            four = _mm512_add_epi32(four, four_i32x16[t + half]);
-        }
-        _mm512_storeu_si512(sums + 16 * t, _mm512_add_epi32(one, _mm512_srai_epi32(four, 2)));
-    }
+    for (int t = 0; t < tokens; t++)
+        _mm512_storeu_si512(sums + 16 * t, _mm512_add_epi32(one_i32x16[t], _mm512_srai_epi32(four_i32x16[t], 2)));
 }
 
 BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdiff_t x_stride, int32_t *sums,
                                        ptrdiff_t tiles, ptrdiff_t tokens) {
     BITNET_ASSERT_PANEL(w, tiles, tokens);
     switch (tokens) {
-    case 1: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 1); break;
-    case 2: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 2); break;
+    case 1: t5_few_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 1); break;
+    case 2: t5_few_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 2); break;
     case 3: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 3); break;
     case 4: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 4); break;
     case 5: t5_tokens_avx512vbmi(w, x, x_stride, sums, tiles, 5); break;
@@ -96,18 +122,27 @@ BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
-BITNET_KERNEL void t5_groups_avx512vbmi(const uint8_t *w, ptrdiff_t tiles, uint8_t *groups) {
-    BITNET_ASSERT_PANEL(w, tiles, 1);
+/* The codes of a tile's five groups, each in its own byte. */
+BITNET_INLINE void t5_groups_avx512vbmi(const uint8_t *w, __m512i groups_u8x64[GEMM_GROUPS]) {
     const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
-    for (ptrdiff_t tile = 0; tile < tiles; tile++, w += BITNET_TILE_BYTES, groups += 320) {
-        __m512i first_u8x64, others_u8x64;
-        t5_codes_avx512vbmi(w, &first_u8x64, &others_u8x64);
-        _mm512_store_si512(groups, first_u8x64);
-        _mm512_store_si512(groups + 64, _mm512_and_si512(others_u8x64, ones_u8x64));
-        _mm512_store_si512(groups + 128, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64));
-        _mm512_store_si512(groups + 192, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64));
-        _mm512_store_si512(groups + 256, _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64));
-    }
+    __m512i others_u8x64;
+    t5_codes_avx512vbmi(w, &groups_u8x64[0], &others_u8x64);
+    groups_u8x64[1] = _mm512_and_si512(others_u8x64, ones_u8x64);
+    groups_u8x64[2] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64);
+    groups_u8x64[3] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64);
+    groups_u8x64[4] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64);
+}
+
+/* A step is a tile. */
+BITNET_KERNEL void t5_expand_avx512vbmi(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights) {
+    BITNET_ASSERT_EXPAND(w, panel_bytes, steps);
+    for (ptrdiff_t step = 0; step < steps; step++, w += BITNET_TILE_BYTES, weights += GEMM_WEIGHT_BYTES)
+        for (int pair = 0; pair < 2; pair++) {
+            __m512i a_u8x64[GEMM_GROUPS], b_u8x64[GEMM_GROUPS];
+            t5_groups_avx512vbmi(w + 2 * pair * panel_bytes, a_u8x64);
+            t5_groups_avx512vbmi(w + (2 * pair + 1) * panel_bytes, b_u8x64);
+            gemm_store_avx512vnni(weights, pair, a_u8x64, b_u8x64);
+        }
     _mm256_zeroupper();
 }
 

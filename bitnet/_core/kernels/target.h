@@ -89,6 +89,8 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #define BITNET_INLINE static inline __attribute__((always_inline))
 #define BITNET_KERNEL static __attribute__((noinline))
 #define BITNET_PREFETCH(address) __builtin_prefetch((address), 0, 3)
+#define BITNET_PREFETCH_L2(address) __builtin_prefetch((address), 0, 2)
+#define BITNET_PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 3)
 #define BITNET_ALIGN64 __attribute__((aligned(64)))
 /* Before a loop that is not to be unrolled. */
 #define BITNET_KEEP_LOOP BITNET_PRAGMA(GCC unroll 1)
@@ -162,6 +164,24 @@ static inline int bitnet_allowed_cpus(void) {
 #endif
     /* No affinity here, or more CPUs than the set has places for. */
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Keep this thread on the CPU with this number among those that it may run on, counted round and round; 0 where that is not
+ * possible. */
+static inline int bitnet_stay_on_cpu(int number) {
+#ifdef CPU_COUNT
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
+    number %= CPU_COUNT(&allowed);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || number-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        return sched_setaffinity(0, sizeof one, &one) == 0;
+    }
+#endif
+    (void)number;
+    return 0;
 }
 
 #if BITNET_X86 && !defined(BITNET_EMULATED)

@@ -15,12 +15,13 @@ cdef extern from "kernels/kernel.h":
         BITNET_TOKENS
     ctypedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums,
                                   Py_ssize_t tiles, Py_ssize_t tokens) noexcept nogil
-    ctypedef void (*bitnet_groups)(const uint8_t *w, Py_ssize_t tiles, uint8_t *groups) noexcept nogil
+    ctypedef void (*bitnet_expand)(const uint8_t *w, Py_ssize_t panel_bytes, Py_ssize_t steps,
+                                   uint8_t *weights) noexcept nogil
     ctypedef struct bitnet_kernel:
         const char *isa
         uint32_t needs
         bitnet_panel panel
-        bitnet_groups groups
+        bitnet_expand expand
         Py_ssize_t expands_from
 
 ctypedef struct Packing:
