@@ -7,6 +7,8 @@ alone and beside others, and each is chosen as ever, so the answer is the one wi
 Saxena, Prompt Lookup Decoding, 2023 (github.com/apoorvumang/prompt-lookup-decoding).
 """
 
+from bisect import bisect, insort
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,7 @@ Ids = npt.NDArray[np.int32]
 LONGEST, SHORTEST = 3, 2  # tokens of a place that is looked up
 LEARNING = 0.2  # share of the newest observation in an average
 PATIENCE = 32  # chances that pass before one is taken again to see whether it pays now
+FIRST_GUESS = 0.1  # what a token more adds to a step, before that was measured: soon corrected, either way
 
 
 class Costs:
@@ -24,17 +27,30 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._known: list[int] = []  # its keys in order
 
     def add(self, tokens: int, seconds: float) -> None:
         """Take note of a step."""
         known = self._seconds.get(tokens)
         # A step that others slowed says little: what is much longer than the others counts as twice them.
+        if known is None:
+            insort(self._known, tokens)
         self._seconds[tokens] = seconds if known is None else known + LEARNING * (min(seconds, 2 * known) - known)
 
-    def ratio(self, more: int, fewer: int) -> float | None:
-        """How much longer a step of more tokens takes; None where that is not known yet."""
-        a, b = self._seconds.get(more), self._seconds.get(fewer)
-        return None if a is None or b is None else a / b
+    def estimate(self, tokens: int) -> float:
+        """How long a step takes; between and beyond what was measured, by a line. Some step was measured."""
+        known = self._known
+        if tokens in self._seconds:
+            return self._seconds[tokens]
+        if len(known) == 1:
+            return self._seconds[known[0]] * (1 + FIRST_GUESS * max(0, tokens - known[0]))
+        above = min(max(1, bisect(known, tokens)), len(known) - 1)
+        low, high = known[above - 1], known[above]
+        slope = max(0.0, (self._seconds[high] - self._seconds[low]) / (high - low))
+        return max(self._seconds[low] + slope * (tokens - low), 0.5 * self._seconds[low])
+
+    def __bool__(self) -> bool:
+        return bool(self._seconds)
 
 
 class Lookup:
@@ -85,21 +101,34 @@ class Lookup:
                 return ids[at : min(at + room, count)]
         return ids[:0]
 
-    def pays(self, guesses: int, costs: Costs, others: int) -> bool:
-        """Whether a step with so many guesses, beside others' tokens, gives more tokens a second than one without."""
-        ratio = costs.ratio(others + 1 + guesses, others + 1)
-        if ratio is None:
-            return True  # to see
-        expected = sum(self._share**i for i in range(guesses + 1))
-        # Others only wait longer.
-        if (others + expected) / ratio > others + 1:
-            self._passed = 0
-            return True
-        self._passed += 1
+    def worth(self, available: int, costs: Costs, others: int) -> int:
+        """Say how many guesses give the most tokens a second, in a step beside others' tokens.
+
+        Parameters
+        ----------
+        available : int
+            Guesses that there are.
+        costs : Costs
+        others : int
+            Tokens of others in the step; they only wait longer.
+
+        Returns
+        -------
+        int
+            0 where none pay.
+        """
+        if not available or not costs:
+            return min(available, 1)
+        best, most, expected = 0, (others + 1) / costs.estimate(others + 1), 1.0
+        for guesses in range(1, available + 1):
+            expected += self._share**guesses
+            rate = (others + expected) / costs.estimate(others + 1 + guesses)
+            if rate > most:
+                best, most = guesses, rate
+        self._passed = 0 if best else self._passed + 1
         if self._passed > PATIENCE:
-            self._passed = 0
-            return True
-        return False
+            self._passed, best = 0, 1  # to see
+        return best
 
     def learn(self, guesses: int, accepted: int) -> None:
         """Take note of how many of the guesses were right."""

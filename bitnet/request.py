@@ -243,7 +243,8 @@ class Generation(Request):
     def guess(self, room, costs, others):
         """Write guesses of the next tokens behind the known ones; returns how many."""
         found = self.lookup.find(self.ids, self.count, min(room, self._most - self.count))
-        if not len(found) or not self.lookup.pays(len(found), costs, others):
+        found = found[: self.lookup.worth(len(found), costs, others)]
+        if not len(found):
             return 0
         self.ids[self.count : self.count + len(found)] = self._guesses = found
         return len(found)

@@ -8,7 +8,7 @@
 # libssl-dev, libffi-dev and zlib1g-dev. Arguments go to pytest; the default is what threads share.
 #
 # tokenizers, llguidance and safetensors have no wheels for a 3.13 without the lock: tests that import them are left out.
-# So is, in CI, a fork beside Python threads that run, after which a child of this Python 3.13 hung once in six runs.
+# Once in six runs a child forked beside running Python threads hung there (test_a_child_of_a_fork_goes_on_by_itself).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/freethreaded

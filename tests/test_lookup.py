@@ -26,7 +26,7 @@ def model():
 @pytest.fixture
 def always(monkeypatch):
     """Every guess is tried, whatever it costs on this machine."""
-    monkeypatch.setattr(Lookup, "pays", lambda *_: True)
+    monkeypatch.setattr(Lookup, "worth", lambda _, available, *__: available)
 
 
 def configs(model, **more):
@@ -91,29 +91,56 @@ def test_the_latest_place_of_the_longest_run_is_taken():
     assert Lookup(3).find(ids(4, 4, 4), 3, 5).tolist() == [4]  # no more is known
 
 
+def measured(**seconds):
+    costs = Costs()
+    for tokens, one in seconds.items():
+        costs.add(int(tokens[1:]), one)
+    return costs
+
+
+def test_so_many_are_tried_as_give_the_most_tokens_a_second():
+    lookup = Lookup(10)
+    assert lookup.worth(0, Costs(), 0) == 0
+    assert lookup.worth(10, Costs(), 0) == 1  # to see what a step takes
+    cheap, dear = measured(_1=1.0, _3=1.01, _11=1.1), measured(_1=1.0, _2=2.5, _11=12.0)
+    kinked = measured(_1=1.0, _5=1.2, _6=4.0, _11=9.0)
+    for _ in range(40):
+        lookup.learn(10, 10)
+    assert [lookup.worth(10, one, 0) for one in (cheap, dear, kinked)] == [10, 0, 4]
+    assert lookup.worth(3, kinked, 0) == 3
+    assert lookup.worth(10, measured(_1=1.0), 0) == 10  # a token more is thought to add a tenth
+    for _ in range(40):
+        lookup.learn(10, 1)  # of two that say something, one
+    assert lookup.worth(10, measured(_1=1.0, _11=2.0), 0) == 2
+    assert lookup.worth(10, measured(_9=1.0, _19=1.0), 8) == 10  # beside others, when it costs nothing
+    assert lookup.worth(10, measured(_9=1.0, _11=3.0), 8) == 0
+
+
 def test_it_is_done_while_it_pays():
-    lookup, costs = Lookup(4), Costs()
-    assert lookup.pays(4, costs, 0)  # nothing is known yet
-    costs.add(1, 1.0)
-    costs.add(5, 1.2)
-    assert lookup.pays(4, costs, 0)
+    lookup, costs = Lookup(4), measured(_1=1.0, _5=1.2)
+    assert lookup.worth(4, costs, 0) == 3  # half of them are thought to be right
     for _ in range(40):
         lookup.learn(4, 0)
-    assert not lookup.pays(4, costs, 0)
-    assert sum(lookup.pays(4, costs, 0) for _ in range(2 * PATIENCE + 2)) == 2  # now and then it looks again
+    assert lookup.worth(4, costs, 0) == 0
+    assert sum(lookup.worth(4, costs, 0) for _ in range(2 * PATIENCE + 2)) == 2  # now and then it looks again, with one
     for _ in range(40):
         lookup.learn(4, 4)
-    assert lookup.pays(4, costs, 0)
+    assert lookup.worth(4, costs, 0) == 4
     for _ in range(60):
-        costs.add(5, 6.0)
-    assert not lookup.pays(4, costs, 0)
+        costs.add(5, 60.0)
+    assert lookup.worth(4, costs, 0) == 0
     assert (lookup.guessed, lookup.accepted) == (320, 160)
 
 
 def test_one_slow_step_says_little():
-    costs = Costs()
-    costs.add(1, 1.0)
-    costs.add(2, 1.0)
+    costs = measured(_1=1.0, _2=1.0)
     costs.add(2, 1000.0)
-    assert costs.ratio(2, 1) == pytest.approx(1.2)
-    assert costs.ratio(3, 1) is None
+    assert costs.estimate(2) == pytest.approx(1.2)
+
+
+def test_what_was_not_measured_is_estimated():
+    costs = measured(_2=1.0, _4=2.0, _8=3.0)
+    assert [costs.estimate(n) for n in (2, 3, 6, 8, 12)] == [1.0, 1.5, 2.5, 3.0, 4.0]
+    assert costs.estimate(1) == 0.5
+    assert measured(_2=1.0, _4=0.5).estimate(20) == 1.0  # a step with more tokens takes no less
+    assert measured(_1=1.0).estimate(3) == pytest.approx(1.2)
