@@ -2,7 +2,6 @@
 
 import logging
 
-from bitnet.errors import MemoryError
 from bitnet.request import Request
 
 __all__ = ["Gathering"]
@@ -20,6 +19,7 @@ class Gathering:
         """Fill the batch; False where pages are missing, for which somebody had to pause."""
         batch, decoding = self._batch, self._decoding
         batch.clear()
+        self._short = (decoding or self._reading)[0]  # until somebody asks for pages: Python may lack memory, too
         if len(decoding) > self._max_tokens:
             decoding = decoding[: self._max_tokens]
             self._decoding, self._parts = [*self._decoding[self._max_tokens :], *decoding], []
@@ -39,7 +39,7 @@ class Gathering:
                 self._gather_prompts(len(self._parts))
             elif not self._guesses and len(self._parts) != len(decoding):  # empty where requests have changed
                 self._parts = [(request, 1, 1) for request in decoding]
-        except MemoryError as error:
+        except MemoryError as error:  # of the pool, or Python's own
             self._make_room(self._short, error)
             return False
         return True

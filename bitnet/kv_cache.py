@@ -189,8 +189,13 @@ class Sequence:
             self._append(self._cache.take())
 
     def _append(self, page):
+        """Go on in a page, of which this sequence has been counted as a user."""
+        try:
+            self.pages.append(page.block)
+        except BaseException:  # for want of memory for the table
+            self._cache.give(page)
+            raise
         self._pages.append(page)
-        self.pages.append(page.block)
         self.room += PAGE_TOKENS
 
     def _own_last_page(self):

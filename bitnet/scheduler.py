@@ -201,7 +201,7 @@ class Scheduler(Gathering, Driving):
         try:
             if not self._run():
                 return True
-        except BitNetError as error:
+        except (BitNetError, MemoryError) as error:
             self._run_one_by_one(error)
             return True
         if start is not None:
@@ -314,7 +314,7 @@ class Scheduler(Gathering, Driving):
             try:
                 if not self._run():
                     return  # they will be arranged anew
-            except BitNetError as its:
+            except (BitNetError, MemoryError) as its:
                 self._run_one_by_one(its)
             else:
                 self._deliver(self._parts)

@@ -10,6 +10,7 @@ import pytest
 from checkpoints import DATA
 
 import bitnet
+from bitnet.scheduler import Scheduler
 
 PATH = DATA / "bitnet-packed-bitlinear"
 PROMPT = list(range(1, 100))
@@ -214,6 +215,35 @@ def test_a_request_that_ended_before_its_first_page_holds_nobody_up(pool, bundle
         assert len(stream.completion.tokens) == 3
         assert others.completion.finish_reason is None
         others.close()
+
+
+@pytest.mark.parametrize("method", ["_run", "_gather_prompts"])
+def test_what_python_is_refused_ends_its_request_and_no_other(bundled, monkeypatch, method):
+    prompts, plain = [[5, 6, 7], [8, 9], [10]], getattr(Scheduler, method)
+    with bitnet.InferenceEngine(bundled.engine_config) as engine:
+        expected = told(engine.generate(bundled, prompts, SHORT))
+        left = [2]
+
+        def refused(self, *given):
+            left[0] -= 1
+            if left[0] >= 0:
+                raise MemoryError("no room for a list")
+            return plain(self, *given)
+
+        monkeypatch.setattr(Scheduler, method, refused)
+        found = engine.generate(bundled, prompts, SHORT)
+        errors = [one.error for one in found if one.error is not None]
+        assert len(errors) == (1 if method == "_run" else 2)  # a step that fails is run again, request by request
+        for error in errors:
+            assert str(error).startswith("no memory is left for 'run' (no room for a list); end other programs")
+        assert [mine for mine in told(found) if mine] == [
+            right for mine, right in zip(told(found), expected, strict=True) if mine]  # fmt: skip
+        left[0] = 9
+        alone = engine.generate(bundled, [prompts[0]], SHORT)[0]
+        assert isinstance(alone.error, bitnet.MemoryError)
+        left[0] = 0
+        assert told(engine.generate(bundled, prompts, SHORT)) == expected
+        assert engine._scheduler(bundled).cache.used == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a test take memory away from a process")

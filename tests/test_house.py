@@ -90,7 +90,7 @@ ARROWS = {
     "request": "completion errors lookup sampling",
     "driving": "request",
     "grammar": "errors",
-    "gathering": "errors request",
+    "gathering": "request",
     "scheduler": "driving errors gathering kv_cache lookup request steps _core.batch _core.drawing _core.program",
     "stream": "completion config errors",
     "generation": "completion errors request",

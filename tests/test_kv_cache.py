@@ -41,6 +41,23 @@ def test_a_sequence_takes_the_pages_it_needs(cache, length, pages):
     assert sequence.length == 0  # what is reserved is not written yet
 
 
+def test_a_page_that_there_is_no_place_for_in_the_table_is_given_back(cache):
+    class Full:
+        count, addresses = 0, np.empty(0, np.uint64)
+
+        def append(self, block):
+            raise MemoryError
+
+    sequence = Sequence(cache)
+    table, sequence.pages = sequence.pages, Full()
+    with pytest.raises(MemoryError):
+        sequence.reserve(1)
+    assert (cache.used, sequence.room, sequence.blocks) == (0, 0, [])
+    sequence.pages = table
+    sequence.reserve(130)
+    assert (cache.used, sequence.room, len(sequence.table)) == (3, 192, 3)
+
+
 def test_reserving_less_changes_nothing(cache):
     sequence = Sequence(cache)
     sequence.reserve(130)
