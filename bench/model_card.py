@@ -1,6 +1,6 @@
-"""Measure the bundled model for its model card: losses, samples of held prompts, and what they copy.
+"""Measure the bundled model for its model card: losses, samples of held prompts, whom they are about, what they copy.
 
-python bench/model_card.py TRAIN_TEXT VALIDATION_TEXT TEST_TEXT > facts.md
+python bench/model_card.py TRAIN_TEXT VALIDATION_TEXT TEST_TEXT [CHECKPOINT] > facts.md
 
 The texts are the ones it was trained and measured on; they are not part of this repository (the card names them).
 """
@@ -27,6 +27,20 @@ PROMPTS = (
     "The captain of the paper boat was a green frog.",
 )
 SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 160}
+
+# A name in the midst of a sentence, and what looks like one.
+NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")
+NO_NAMES = {"Mom", "Mommy", "Mum", "Mummy", "Mama", "Dad", "Daddy", "Papa", "Grandma", "Grandpa", "Mr", "Mrs", "Miss"}
+# How somebody comes in: "named Tom", "a friend, Tom", "his sister Sue", "I am Tom".
+INTRODUCTION = r"\b(named|called|name was|name is|am|I'm|friends?,?|brother,?|sister,?|cousin,?) "
+NAME_OR_TWO = r"\bnamed\b|\bcalled\b|[a-z,;] [A-Z]|\btwo\b|\bfriends\b"
+ANIMAL = (r"\b(cat|dog|bird|fox|bear|rabbit|bunny|squirrel|mouse|turtle|frog|pig|goat|lion|tiger|wolf|monkey|elephant"
+          r"|duck|fish|horse|cow|sheep|bee|butterfly|ant|owl|snake|beaver|hedgehog|raccoon)\b")  # fmt: skip
+NEW_NAMES = {
+    "she": ("Nadia", "Yvonne", "Beatrix", "Tamsin", "Orla"),
+    "he": ("Rolf", "Gustav", "Duncan", "Kelvin", "Tobin"),
+    "": ("Perrin", "Loxy", "Drumble", "Fennick", "Wizzle"),
+}
 
 
 def documents(path):
@@ -57,30 +71,92 @@ def longest_copy(text, source):
     return best
 
 
-def main(train, validation, test):
+def openings_with_names(stories, source):
+    """The openings of stories that name somebody, with a name instead that the training text does not have.
+
+    Returns
+    -------
+    list of (str, str, str)
+        The opening, the name, and the pronoun that is certain, or "".
+    """
+    assert not any(f" {name} " in source for names in NEW_NAMES.values() for name in names)
+    found = []
+    for story in stories:
+        opening = re.match(r"(?:[^.!?\"]*[.!?] )?[^.!?\"]*\bnamed ([A-Z][a-z]+)\b[^.!?\"]*\.", story)
+        if opening is None or NAME.sub("", opening[0]) != opening[0].replace(opening[1], ""):
+            continue  # somebody else is there, too
+        who = re.search(r"\b(girl|boy|woman|man|princess|king)\b", opening[0])
+        pronoun = {"girl": "she", "woman": "she", "princess": "she", None: ""}.get(who and who[1], "he")
+        name = NEW_NAMES[pronoun][len(found) % 5]
+        found.append((opening[0].replace(opening[1], name), name, pronoun))
+    return found
+
+
+def openings_with_animals(stories):
+    """The first sentences of stories about one animal without a name, each with some other animals instead, and which.
+
+    Returns
+    -------
+    list of (str, str)
+    """
+    first = (re.match(r"[^.!?\"]*\.", story) for story in stories)
+    return [
+        (re.sub(ANIMAL, kind, one[0]), kind)
+        for one in first if one and len(re.findall(ANIMAL, one[0])) == 1 and not re.search(NAME_OR_TWO, one[0])
+        for kind in ("fox", "turtle", "beaver", "hedgehog", "frog", "raccoon")
+    ]  # fmt: skip
+
+
+def characters(model, stories, source):
+    """Of texts that begin with a character: how many keep to it."""
+    counts = dict.fromkeys(("named again", "next", "pronoun", "strangers"), 0)
+    named, pronouns = openings_with_names(stories, source), 0
+    for seed, (opening, name, pronoun) in enumerate(named):
+        text = model.generate(opening, seed=seed, **{**SAMPLED, "max_new_tokens": 120}).text
+        names = [one for one in NAME.findall(text) if one not in NO_NAMES]
+        names = re.findall(rf"\b({'|'.join({name, *names})})\b", text)  # where they begin a sentence, too
+        counts["named again"] += name in names
+        counts["next"] += bool(names) and names[0] == name
+        if pronoun:
+            pronouns += 1
+            said = re.search(r"\b(he|she)\b", text, re.IGNORECASE)
+            counts["pronoun"] += said is not None and said[1].lower() == pronoun
+        counts["strangers"] += any(not re.search(INTRODUCTION + other, text) for other in {*names} - {name})
+    animals, same = openings_with_animals(stories), 0
+    for seed, (opening, kind) in enumerate(animals):
+        text = model.generate(opening, seed=seed, **{**SAMPLED, "max_new_tokens": 60}).text
+        found = re.search(ANIMAL, text)
+        same += found is not None and found[0] == kind
+    print(f"| of {len(named)} texts about somebody whose name is not in the training text | share |\n|---|---|")
+    print(f"| the next name is that one | {counts['next'] / len(named):.2f} |")
+    print(f"| the name comes again within 120 tokens | {counts['named again'] / len(named):.2f} |")
+    print(f"| somebody else comes in by a name and was not introduced | {counts['strangers'] / len(named):.2f} |")
+    print(f"| the next pronoun is right (of {pronouns} about girls and boys) | {counts['pronoun'] / pronouns:.2f} |")
+    print(f"| the next animal is the one of the opening (of {len(animals)} texts about an animal without a name) "
+          f"| {same / len(animals):.2f} |")
+
+
+def main(train, validation, test, checkpoint=None):
     source = " " + re.sub(r"\s+", " ", open(train, encoding="utf-8").read()) + " "  # noqa: SIM115
-    with bitnet.load() as model:
+    with bitnet.load(checkpoint) as model:
         print("| text | nats a token | bits a character |\n|---|---|---|")
         for name, texts in (("validation", documents(validation)), ("test", documents(test)),
                             ("training, 300 documents of it", documents(train)[:: len(documents(train)) // 300])):
             print("| {} | {:.4f} | {:.4f} |".format(name, *losses(model, texts)))
-        copies = {"greedy": [], "sampled": []}
-        for seed, prompt in enumerate(PROMPTS):
-            assert f" {prompt} " not in source
-            texts = {"greedy": model.generate(prompt, max_new_tokens=160, do_sample=False).text,
-                     "sampled": model.generate(prompt, seed=seed, **SAMPLED).text}  # fmt: skip
-            print(f"\n> **{prompt}**" + re.sub(r"\s*\n\s*", "\n> ", texts["sampled"]))
-            for how, text in texts.items():
-                copies[how].append(longest_copy(f"{prompt} {text}", source))
-        for how, found in copies.items():
-            lengths = sorted(map(len, found))
-            longest = max(found, key=len)
-            print(f"\n{how}: longest overlap with the training text {lengths[-1]} words (median {lengths[5]}): "
-                  f"\"{' '.join(longest)}\"")
-        print("\nGreedy:")
-        for prompt in PROMPTS:
-            text = model.generate(prompt, max_new_tokens=110, do_sample=False).text
-            print(f"\n> **{prompt}**" + re.sub(r"\s*\n\s*", "\n> ", text))
+        print()
+        characters(model, documents(validation) + documents(test), source)
+        ways = {"sampled": SAMPLED, "greedy": {"max_new_tokens": SAMPLED["max_new_tokens"]}}
+        for how, options in ways.items():
+            print(f"\n{how.capitalize()}:")
+            copies = []
+            for seed, prompt in enumerate(PROMPTS):
+                assert f" {prompt} " not in source
+                text = model.generate(prompt, **({"seed": seed} | options)).text
+                print(f"\n> **{prompt}**" + re.sub(r"\s*\n\s*", "\n> ", text))
+                copies.append(longest_copy(f"{prompt} {text}", source))
+            copies.sort(key=len)
+            print(f"\n{how}: longest overlap with the training text {len(copies[-1])} words (median {len(copies[5])}): "
+                  f"\"{' '.join(copies[-1])}\"")
 
 
 if __name__ == "__main__":

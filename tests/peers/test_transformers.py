@@ -1,5 +1,6 @@
 """Checkpoints against Transformers on PyTorch, in float32: folders that we write, and the families' functions."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from checkpoints import DATA
 
 import bitnet
-from bitnet import EngineConfig
+from bitnet import EngineConfig, train
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -94,6 +95,13 @@ def random_model(kind):
     return config, model
 
 
+def exchange_layers(model, norms):
+    for name, module in list(model.named_modules()):
+        if name.endswith("_proj"):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], BitLinear(module, norms.get(f"{name}.norm.weight")))
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
 def test_float_weights_give_their_logits(tmp_path, kind):
     _, model = random_model(kind)
@@ -126,12 +134,29 @@ def test_the_families_are_theirs_with_the_layers_exchanged(tmp_path, kind):
             "quantization_mode": "online",
         }
         (folder / "config.json").write_text(json.dumps(raw))
-    for name, module in list(model.named_modules()):
-        if name.endswith("_proj"):
-            owner = model.get_submodule(name.rpartition(".")[0])
-            setattr(owner, name.rpartition(".")[2], BitLinear(module, norms.get(f"{name}.norm.weight")))
+    exchange_layers(model, norms)
     ours, theirs = both(folder, model)
     away = np.abs(ours - theirs).max(1)
     # One activation near a tie may be rounded the other way, and moves what comes after it.
     assert np.median(away) < 1e-3 * theirs.std()
     assert away.max() < 0.2 * theirs.std()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_their_models_become_ternary_and_learn(kind):
+    _, model = random_model(kind)
+    wanted = copy.deepcopy(model)
+    exchange_layers(wanted, {})
+    assert len(train.replace_linear(model)) == 2 * 7  # the head stays
+    ids = torch.tensor(IDS)[None]
+    with torch.no_grad():
+        ours, theirs = (one(ids).logits[0].numpy() for one in (model, wanted))
+    assert np.median(np.abs(ours - theirs).max(1)) < 1e-3 * theirs.std()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        losses.append(model(ids, labels=ids).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] / 4

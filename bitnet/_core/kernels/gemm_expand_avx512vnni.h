@@ -23,7 +23,7 @@ BITNET_INLINE __m512i gemm_triples_avx512vnni(__m512i c0_u8x64, __m512i c1_u8x64
 /* Stores a step of the panels 2 * pair (a) and 2 * pair + 1 (b): the codes of their five groups. */
 BITNET_INLINE void gemm_store_avx512vnni(uint8_t *weights, int pair, const __m512i a_u8x64[GEMM_GROUPS],
                                          const __m512i b_u8x64[GEMM_GROUPS]) {
-    const __mmask32 odd = 0xaaaaaaaa;
+    const uint32_t odd = 0xaaaaaaaa; /* words of 32 */
     for (int group = 0; group < 2; group++) {
         _mm512_store_si512(weights + 256 * group + 128 * pair, a_u8x64[group]);
         _mm512_store_si512(weights + 256 * group + 128 * pair + 64, b_u8x64[group]);

@@ -1,0 +1,168 @@
+"""Augment stories for `bitnet train`: the same stories, told of others.
+
+python examples/swap_names.py                                            # shows what it does
+python examples/swap_names.py stories.txt swapped.txt --copies 2 --seed 1
+
+A small model that reads "Lily" in every sixth story learns to write "Lily", whoever the prompt was about. In the copies
+that this writes, each name becomes another one, the same throughout the story, and so do kinds of animals that can
+stand in for each other; what a model can still learn is to go on with the name it was given. A story stays as it is
+where a swap could make it untrue: two names of which one may be short for the other, an animal that barks or flies.
+Stories in which nothing was swapped are left out. Train on the copies together with the originals.
+"""
+
+import argparse
+import random
+import re
+
+END_OF_TEXT = "<|endoftext|>"
+
+STORY = "Lily saw an otter. The otter was sad. \"Do not be sad,\" said Lily. Lily's friend Tom was there, too."
+
+# Names by the pronoun that goes with them: those of TinyStories, the frequent ones first, and then others.
+NAMES = {
+    "she": """Lily Sue Mia Lucy Amy Anna Sally Jane Sarah Sara Daisy Lila Molly Emma Jill Mary Bella Mimi Luna Ann Lisa
+        Jenny Emily Ella Lola Polly Tina Alice Susie Betty Ellie Kim Kate Annie Maria Sophie Julie Clara Sandy Mandy
+        Zara Tilly Milly Abigail Rosie Cindy Millie Claire Linda Lizzie Ruby Carla Rachel Abby Suzie Ruth Zoe Jenna
+        Beth Susan Hannah Gigi Mina Maggie Tara Suzy Amanda Maisy Maya Gina Mabel Liz Mona Lena Kiki Betsy Mila Julia
+        Kayla Olivia Sophia Jessica Elsie Susy Eva Bonnie Jennie Maddy Samantha Michelle Louise Monica Holly Abi Emmy
+        Allie Jilly Trixie Pam Marie Jessie Mira Nia Katie Greta Ida Nora Vera Frida Hilda Edith Ines Leila Aisha Noor
+        Yuki Hana Priya Asha Amara Imani Rosa Carmen Elena Sofia Ingrid Astrid Fern Hazel Ivy Willa Dora Tess Nell Wren
+        Pia Romy Juno Thea Marta Agnes Nina Selma Tilda Ada Cleo Bea Minnie""",
+    "he": """Tim Tom Max Ben Timmy Bob Jack John Tommy Billy Joe Benny Leo Jerry Jimmy Jim Fred Bobby Jake Andy Sammy
+        Peter Ollie Pete Johnny Charlie Dave Danny George Henry Freddy Dan Carl Ted Joey Toby Mike Tony Finn Paul
+        David Oliver Harry James Frank Rob Robby Martin Jason Jacob Ricky Robbie Gary Larry Wally Burt Barry Ernie Todd
+        Adam Mikey Louis Chris Rudy Lenny Gerry Daniel Nick Thomas Simon Michael Steve Brad Otto Pip Hugo Felix Oscar
+        Ivan Igor Emil Anton Bruno Karl Lars Sven Olaf Omar Ali Hassan Raj Ravi Arjun Kofi Kwame Jamal Diego Pablo Luis
+        Mateo Marco Luca Enzo Nico Theo Arlo Milo Ned Gus Abe Ike Zeke Jonas Noah Ethan Liam Owen Ezra Silas Rufus
+        Barnaby Edgar Albert Walter Homer Kai Koji Taro Hiro Wei Jun Anders Gabe Seth Caleb Quinn""",
+    "any": "Sam Alex Robin Kit Sasha Remy Sky Jules Nikki Ari Noa Ash Toni Max Charlie Pip Sid Lou Bo Rory",
+    "pet": """Spot Buddy Bobo Rex Momo Fin Rover Barky Rocko Sparky Bongo Ziggy Nemo Dodo Chirpy Fido Patch Biscuit
+        Waffles Pogo Yoyo Zuzu Tiko Bimbo Rufus Bandit Scout Pickle Pebble Noodle Coco Toto Gogo Mochi Tango Dash
+        Cosmo Figaro Hobbit Zorro Koko Kiwi Taffy""",
+}  # fmt: skip
+# Names that are words, too: they stay.
+TAKEN = {
+    "May", "Will", "Mark", "Rose", "Joy", "Grace", "Hope", "Bill", "Pat", "Penny", "Poppy", "Olive", "Blue", "Sunny",
+    "Lucky", "Ray", "Dot", "Fluffy",
+}  # fmt: skip
+
+# Animals that may stand for each other, with their plurals, unless the story says what only one of them does.
+ANIMALS = {
+    "fox": "foxes", "bear": "bears", "rabbit": "rabbits", "squirrel": "squirrels", "mouse": "mice",
+    "hedgehog": "hedgehogs", "turtle": "turtles", "frog": "frogs", "pig": "pigs", "goat": "goats", "lion": "lions",
+    "tiger": "tigers", "wolf": "wolves", "monkey": "monkeys", "elephant": "elephants", "badger": "badgers",
+    "otter": "otters", "raccoon": "raccoons", "beaver": "beavers", "donkey": "donkeys", "zebra": "zebras",
+    "lizard": "lizards", "hamster": "hamsters", "mole": "moles",
+}  # fmt: skip
+TELLTALE = re.compile(
+    r"\b(teddy|zoo|farm|toy|costume|mouses|cheese|shell|trunk|nest|wing|fly|flew|roar|oink|ribbit|croak|hop|hopped|hopping"
+    r"|carrot|nut|acorn|banana|honey|mane|stripe|spike|tusk|horn|quack|moo|meow|bark|squeak|squeal|howl|cub|bunny"
+    r"|piglet|tadpole|lily pad|swing|swung|mud|hare|kitten|puppy|lamb|fur|tail|ears|den|hole|web)s?\b", re.IGNORECASE
+)  # fmt: skip
+
+INVENTED = ("b", "br", "d", "dr", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "tr", "v", "w", "z")
+
+
+def invented_name(rng):
+    """Make a name that nobody has: two syllables, ``Zolu``."""
+    letters = [rng.choice(INVENTED), rng.choice("aeiou"), rng.choice("bdfklmnprstvz"), rng.choice("aeiou")]
+    return "".join([*letters, rng.choice(("", "", "n", "x", "m"))]).capitalize()
+
+
+def swap_names(story, rng, invented=0.1):
+    """Give each name of a story to somebody else.
+
+    Parameters
+    ----------
+    story : str
+    rng : random.Random
+    invented : float
+        The share of names that are made up.
+
+    Returns
+    -------
+    str
+        The story itself where a swap could confuse who is meant.
+    """
+    words = set(re.findall(r"[A-Z][a-z]+", story))
+    found = {}
+    for group, names in NAMES.items():
+        for name in names.split():
+            if name in words:
+                found.setdefault(name, group)
+    short = {name.lower() for name in words & TAKEN} | {name.lower() for name in found}
+    if not found or any(a != b and a[:3] == b[:3] for a in short for b in short):  # Tim and Timmy are one boy
+        return story
+    free = {group: [name for name in names.split() if name not in words] for group, names in NAMES.items()}
+    given = {}
+    for name, group in sorted(found.items()):
+        while True:
+            new = invented_name(rng) if rng.random() < invented else rng.choice(free[group])
+            if new not in words and not any(new[:2] == other[:2] for other in given.values()):
+                break
+        given[name] = new
+    return re.sub(r"\b(" + "|".join(given) + r")\b", lambda match: given[match[1]], story)
+
+
+def swap_animals(story, rng):
+    """Make other animals of those in a story.
+
+    Parameters
+    ----------
+    story : str
+    rng : random.Random
+
+    Returns
+    -------
+    str
+        The story itself where one of them does what the others cannot, or none is there.
+    """
+    singular = {plural: one for one, plural in ANIMALS.items()} | {one: one for one in ANIMALS}
+    words = set(re.findall(r"[a-z]+", story.lower()))
+    found = sorted({singular[word] for word in words & singular.keys()})
+    if not found or TELLTALE.search(story):
+        return story
+    given = dict(zip(found, rng.sample([one for one in ANIMALS if one not in found], len(found)), strict=True))
+
+    def replace(match):
+        article, space, word = match[1] or "", match[2] or "", match[3]
+        one = singular[word.lower()]
+        new = given[one] if word.lower() == one else ANIMALS[given[one]]
+        if article:
+            article = article[0] + ("n" if new[0] in "aeiou" else "")
+        return article + space + (new.capitalize() if word[0].isupper() else new)
+
+    return re.sub(r"\b(?:(an?)(\s+))?(" + "|".join(singular) + r")\b", replace, story, flags=re.IGNORECASE)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stories", nargs="?", help=f"a text file, its stories separated by lines {END_OF_TEXT}")
+    parser.add_argument("output", nargs="?", help="where the copies go")
+    parser.add_argument("--copies", type=int, default=1, help="how many of each story (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="another one gives other names (default: 1)")
+    chosen = parser.parse_args(arguments)
+    if chosen.stories is None:
+        print(STORY)
+        for seed in range(chosen.seed, chosen.seed + 3):
+            rng = random.Random(seed)
+            print(swap_animals(swap_names(STORY, rng), rng))
+        return
+    if chosen.output is None:
+        parser.error("where do the copies go?")
+    with open(chosen.stories, encoding="utf-8") as file:
+        stories = [one.strip() for one in re.split(rf"^{re.escape(END_OF_TEXT)}$", file.read(), flags=re.MULTILINE)]
+    stories = [one for one in stories if one]
+    rng, written = random.Random(chosen.seed), 0
+    with open(chosen.output, "w", encoding="utf-8") as file:
+        for _ in range(chosen.copies):
+            for story in stories:
+                swapped = swap_animals(swap_names(story, rng), rng)
+                if swapped != story:
+                    file.write(f"{swapped}\n{END_OF_TEXT}\n")
+                    written += 1
+    print(f"{written} stories written, of {len(stories)} x {chosen.copies}")
+
+
+if __name__ == "__main__":
+    main()
