@@ -93,6 +93,9 @@ class Driving:
                         is_idle = not self._step()
                     if not inbox.requests:
                         self._arrange()  # so that nothing is kept of those that have ended
+                except BaseException:
+                    self._is_changed = True  # an interrupt, somewhere in a step: whoever is next looks where that was
+                    raise
                 finally:
                     self._leave(is_idle)
                 if not is_idle:

@@ -81,6 +81,7 @@ class Sampler:
         self._history: History | None = None
         self._known = 0  # tokens of the history
         self._best = self._drawn = -1  # of `prepare`: the likeliest token, and the number of the draw
+        self._uniform, self._drawn_at = 0.0, -1  # the last random number, and at how many ids it was drawn
         self._raw: Floats | None = None  # the logits before all changes, where their logarithms are wanted
 
     @functools.cached_property
@@ -173,7 +174,9 @@ class Sampler:
         if self._best >= 0 and scores[self._best] <= LEAST:
             raise ConfigurationError.conflict("GenerationConfig", f"all {self.vocab_size} tokens are forbidden")
         if config.do_sample and self._best >= 0:
-            self._drawn = self._add_to(draws, scores)
+            if len(ids) != self._drawn_at:  # else it was interrupted, and is done again: with the same number
+                self._uniform, self._drawn_at = self._random.random(), len(ids)
+            self._drawn = self._add_to(draws, scores, self._uniform)
 
     def chosen(self, draws: Draws) -> int:
         """Say which token was chosen.
@@ -219,10 +222,10 @@ class Sampler:
         if len(forbidden):
             scores[self._ids(forbidden)] = LEAST
 
-    def _add_to(self, draws: Draws, scores: Floats) -> int:
+    def _add_to(self, draws: Draws, scores: Floats, uniform: float) -> int:
         config = self.config
         return draws.add(
-            scores, self._random.random(), float(_float32(config.temperature)), config.top_k or 0, config.top_p,
+            scores, uniform, float(_float32(config.temperature)), config.top_k or 0, config.top_p,
             config.min_p or 0.0, config.typical_p,
         )  # fmt: skip
 
@@ -242,7 +245,7 @@ class Sampler:
 
     def _draw(self, scores: Floats) -> int:
         draws = self.new_draws()
-        self._add_to(draws, scores)
+        self._add_to(draws, scores, self._random.random())
         draws.make(1)
         return draws.token(0)
 

@@ -8,6 +8,7 @@
 # libssl-dev, libffi-dev and zlib1g-dev. Arguments go to pytest; the default is what threads share.
 #
 # tokenizers, llguidance and safetensors have no wheels for a 3.13 without the lock: tests that import them are left out.
+# Once in six runs a child forked beside running Python threads hung there (test_a_child_of_a_fork_goes_on_by_itself).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/freethreaded
@@ -50,5 +51,6 @@ python=${FREETHREADED_PYTHON:-$work/python/bin/python3.13t}
 
 export PYTHON=$work/venv/bin/python PYTHON_GIL=0
 "$PYTHON" -c "import sys; assert not sys._is_gil_enabled(), 'this Python has the lock'"
-[ $# -gt 0 ] || set -- tests/core tests/test_{many_threads,scheduler,schedules,async,kv_cache,kv_state}.py -k "not test_each_of_32"
+[ $# -gt 0 ] || set -- tests/core tests/test_{many_threads,scheduler,schedules,async,rewind,kv_cache,kv_state}.py \
+    -k "not test_each_of_32 and not leaves_out"
 exec tests/variants.sh freethreaded "$@"

@@ -17,6 +17,7 @@ from checkpoints import DATA
 import bitnet
 from bitnet import GenerationConfig, HybridMemoryPool, InferenceEngine
 from bitnet._core.program import add_recorder, remove_recorder
+from bitnet.request import Generation
 
 THREADS = 12
 SECONDS = float(os.environ.get("BITNET_STRESS_S", "2"))
@@ -180,6 +181,32 @@ def test_a_stream_that_is_collected_while_another_one_is_submitted(model):
         assert not worker.is_alive()
         assert len(streams[0].tokens) == 8
         assert engine.activity(model).kv_pages_used == 0
+
+
+@pytest.mark.parametrize("where", ["prepare", "take"])
+def test_an_interrupt_of_the_one_who_drives_changes_nobody_s_answer(model, monkeypatch, where):
+    config = GenerationConfig(max_new_tokens=20, eos_token_id=(), do_sample=True, seed=5, temperature=1.5, top_k=None)
+    with InferenceEngine(bitnet.EngineConfig(**EXACT)) as engine:
+        expected = [engine.generate(model, [5 + i, 6, 7], config).tokens for i in range(3)]
+        whole, calls = getattr(Generation, where), []
+
+        def interrupted(request, *given):
+            calls.append(request)
+            if len(calls) in (8, 23, 24):
+                raise KeyboardInterrupt
+            return whole(request, *given)
+
+        streams = [engine.stream(model, [5 + i, 6, 7], config) for i in range(3)]
+        monkeypatch.setattr(Generation, where, interrupted)
+        found, interrupts = [[], [], []], 0
+        while any(len(one) < 20 for one in found) and len(calls) < 500:
+            for stream, tokens in zip(streams, found, strict=True):
+                try:
+                    tokens.append(next(stream).token)
+                except KeyboardInterrupt:
+                    interrupts += 1
+        assert interrupts == 3
+        assert found == expected
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="of a Python without a GIL")
