@@ -135,6 +135,10 @@ class _Chat:
                 self._say(text)
         except BitNetError as error:
             print(f"bitnet: {' '.join(str(error).split())}", file=sys.stderr)
+        except KeyboardInterrupt:  # as the answer ended by itself
+            if not is_terminal:
+                raise
+            print()
 
     def _command(self, name: str = "", rest: str = "") -> None:
         talk, rest = self._talk, rest.strip()
@@ -188,7 +192,7 @@ class _Chat:
             if left_out:
                 _note(self._is_quiet, f"the oldest {left_out} messages do not fit into the context, and are left out")
             done = self._print(self._engine.stream(self._model, ids, self._config, grammar=self._grammar))
-        except BitNetError:
+        except (BitNetError, KeyboardInterrupt):
             if before is None:
                 talk.messages.pop()
             else:

@@ -19,7 +19,7 @@ from cli_checkpoints import with_tokenizer
 
 import bitnet
 from bitnet.cli import main
-from bitnet.cli.chat import _Screen
+from bitnet.cli.chat import _Chat, _Screen
 from bitnet.cli.conversation import Conversation
 
 ENDED = re.compile(r"ended by: \w+")
@@ -190,6 +190,27 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(terminal):
     assert "ended by: length" in chat.say("One day")
     assert "messages: 4;" in chat.say("/stats")
     assert chat.process.poll() is None
+
+
+def test_ctrl_c_just_as_an_answer_ends_keeps_the_conversation(model, monkeypatch):
+    talk = Conversation(model, "plain")
+    with bitnet.InferenceEngine() as engine:
+        chat = _Chat(engine, model, bitnet.GenerationConfig(max_new_tokens=3), None, talk, True)
+        monkeypatch.setattr("builtins.input", lambda prompt: "w9")
+        chat.hear(True)
+        assert len(talk.messages) == 2
+        whole = chat._print
+
+        def late(stream):
+            whole(stream)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(chat, "_print", late)
+        chat.hear(True)
+        assert chat.is_going_on
+        assert [one["role"] for one in talk.messages] == ["user", "assistant"]
+        with pytest.raises(KeyboardInterrupt):
+            chat.hear(False)
 
 
 def test_a_pipe_gives_answers_only(capsys, monkeypatch):
