@@ -65,6 +65,18 @@ def test_it_knows_its_language(model):
     assert nats_a_token(model, " ".join(words))[0] > nats + 1
 
 
+def test_it_goes_on_with_the_name_it_was_given(model):
+    # Names that its training text does not have.
+    girls, boys = ("Nadia", "Beatrix", "Orla", "Tamsin"), ("Rolf", "Gustav", "Duncan", "Kelvin")
+    openings = {
+        **{name: f"Once upon a time, there was a little girl named {name}." for name in girls},
+        **{name: f"One day, a boy named {name} went to the park." for name in boys},
+        **{name: f"Once there was a small mouse named {name} who lived in a forest." for name in ("Loxy", "Wizzle")},
+    }
+    kept = [name for name, opening in openings.items() if name in model.generate(opening, max_new_tokens=100).text]
+    assert len(kept) >= 7, kept
+
+
 def test_greedy_text_is_always_the_same(model):
     done = model.generate("Once upon a time", max_new_tokens=40)
     assert done.text.startswith(", there was a")
