@@ -199,7 +199,8 @@ def test_a_level_is_told_once_until_use_falls_below(pool):
 def test_two_threads_that_are_short_of_memory(pool):
     """While the first one's callback runs, the second one's is called too, instead of its allocation failing."""
     pool.limit = 1000
-    caches, told = [[pool.allocate(450)], [pool.allocate(450)]], []
+    # Freed by name: without a GIL the last reference that another thread drops is not counted at once.
+    caches, told = [pool.allocate(450), pool.allocate(450)], []
     is_in_first, second_is_done = threading.Event(), threading.Event()
 
     def shrink(pressure):
@@ -209,9 +210,9 @@ def test_two_threads_that_are_short_of_memory(pool):
         if pressure.needed == 400:
             is_in_first.set()
             assert second_is_done.wait(30)
-            caches[0].clear()
+            caches[0].free()
         else:
-            caches[1].clear()
+            caches[1].free()
 
     pool.register_pressure_callback(1.0, shrink)
     with concurrent.futures.ThreadPoolExecutor() as threads:
