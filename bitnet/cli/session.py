@@ -169,6 +169,7 @@ def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> 
     problem: list[BaseException] = []
 
     def work() -> None:
+        begun.set()
         try:
             outcome.append(function())
         except BaseException as error:
@@ -177,13 +178,15 @@ def interruptible(engine: bitnet.InferenceEngine, function: Callable[[], T]) -> 
             finished.set()
 
     # Not by joining the thread: in Python 3.11 and 3.12 an interrupted join takes a living thread for a dead one.
-    finished = threading.Event()
-    threading.Thread(target=work, daemon=True).start()
+    begun, finished = threading.Event(), threading.Event()
     try:
+        threading.Thread(target=work, daemon=True).start()
         finished.wait()
     except KeyboardInterrupt:
-        engine.cancel()
-        finished.wait()
+        # It may come while the thread is started, before or after there is one.
+        if begun.wait(1):
+            engine.cancel()
+            finished.wait()
         if problem and not isinstance(problem[0], BitNetError):
             raise problem[0] from None
         raise

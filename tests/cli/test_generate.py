@@ -3,6 +3,8 @@
 import io
 import re
 import signal
+import threading
+import time
 
 import pytest
 from checkpoints import DATA
@@ -10,6 +12,7 @@ from cli_checkpoints import KNOWN, TEMPLATE, changed_config, with_tokenizer
 
 import bitnet
 from bitnet.cli import main
+from bitnet.cli.session import interruptible
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +164,26 @@ def test_ctrl_c_keeps_the_text_so_far(tmp_path, start):
     assert (process.returncode, complaints) == (130, "bitnet: stopped\n")
     assert (first + rest).endswith("\n")
     assert all(re.fullmatch(r"w\d+", word) for word in (first + rest).split())
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_ctrl_c_while_the_thread_of_a_generation_is_started_waits_for_it(monkeypatch, is_there):
+    class Interrupted(threading.Thread):
+        def start(self):
+            if is_there:
+                super().start()
+            raise KeyboardInterrupt
+
+    class Engine:
+        def cancel(self):
+            done.append("cancelled")
+
+    def work():
+        time.sleep(0.05)
+        done.append("ended")
+
+    done = []
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(Engine(), work)
+    assert sorted(done) == (["cancelled", "ended"] if is_there else [])
