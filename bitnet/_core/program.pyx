@@ -18,10 +18,9 @@ from libc.string cimport memset
 
 from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
 from bitnet._core.clock cimport now_ns
-from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.head_job cimport HEAD_TILE_BYTES
-from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
+from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, many_scratch_bytes, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
 from bitnet._core.operations cimport attend_together, operate, parts_bytes
@@ -275,7 +274,7 @@ cdef class Execution:
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
         self._gemm_threads = thread_count(None)
-        self._gemm_scratch = allocate(gemm_scratch_bytes(self._gemm_threads), "scratch")
+        self._gemm_scratch = allocate(many_scratch_bytes(self._gemm_threads), "scratch")
         self._parts = allocate(parts_bytes(&program._shape, self._gemm_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")

@@ -10,6 +10,7 @@
 #define BITNET_I2_AVX2_H
 
 #include "kernel.h"
+#include "lut_kernel.h"
 
 #if BITNET_X86
 BITNET_TARGET("avx2")
@@ -82,6 +83,37 @@ BITNET_KERNEL void i2_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_
     case 1: i2_tokens_avx2(w, x, x_stride, sums, tiles, 1); break;
     default: break;
     }
+    _mm256_zeroupper();
+}
+
+/* The places of 32 sums as numbers 0 to 80, of bytes of four codes: byte by byte, in nibbles of two codes first. */
+BITNET_INLINE __m256i i2_places_avx2(__m256i packed_u8x32) {
+    const __m256i fields_u8x32 = _mm256_set1_epi8(0x33), nibble_u8x32 = _mm256_set1_epi8(0x0f);
+    const __m256i even_u8x32 = _mm256_and_si256(packed_u8x32, fields_u8x32);
+    const __m256i odd_u8x32 = _mm256_and_si256(_mm256_srli_epi16(packed_u8x32, 2), fields_u8x32);
+    const __m256i twice_u8x32 = _mm256_add_epi8(even_u8x32, even_u8x32);
+    const __m256i twos_u8x32 = _mm256_add_epi8(_mm256_add_epi8(twice_u8x32, even_u8x32), odd_u8x32);
+    const __m256i first_u8x32 = _mm256_and_si256(twos_u8x32, nibble_u8x32);
+    const __m256i last_u8x32 = _mm256_and_si256(_mm256_srli_epi16(twos_u8x32, 4), nibble_u8x32);
+    return _mm256_add_epi8(_mm256_add_epi8(_mm256_slli_epi16(first_u8x32, 3), first_u8x32), last_u8x32);
+}
+
+BITNET_KERNEL void i2_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
+                                 uint8_t *indices, ptrdiff_t tile_bytes) {
+    BITNET_ASSERT_INDEX(w, indices, tile_bytes);
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += 2 * BITNET_TILE_BYTES)
+        for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+            uint8_t *to = indices + tile * tile_bytes;
+            BITNET_PREFETCH(w + LUT_PANELS_AHEAD * panel_bytes + tile * BITNET_TILE_BYTES);
+            for (int half = 0; half < 2; half++, to += 64) {
+                const __m256i places_u8x32 =
+                    i2_places_avx2(_mm256_load_si256((const __m256i *)(w + tile * BITNET_TILE_BYTES + 32 * half)));
+                const __m256i low_u16x16 = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(places_u8x32));
+                const __m256i high_u16x16 = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(places_u8x32, 1));
+                _mm256_store_si256((__m256i *)to, _mm256_slli_epi16(low_u16x16, 5));
+                _mm256_store_si256((__m256i *)(to + 32), _mm256_slli_epi16(high_u16x16, 5));
+            }
+        }
     _mm256_zeroupper();
 }
 

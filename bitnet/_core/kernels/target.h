@@ -134,6 +134,13 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #  define BITNET_HAS_AVXVNNI 0
 #  define BITNET_AVXVNNI_ROW(...)
 #endif
+/* A sum that stays in its x86 register, and is added to where that is written: gcc 12 reorders a loop's additions until it
+ * has no registers left, and copies sums about. */
+#if defined(BITNET_EMULATED)
+#  define BITNET_KEEP_SUM(value) ((void)0)
+#else
+#  define BITNET_KEEP_SUM(value) __asm__ volatile("" : "+x"(value))
+#endif
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))
 
