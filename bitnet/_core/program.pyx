@@ -24,7 +24,7 @@ from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, many_scratch_byte
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
 from bitnet._core.operations cimport attend_together, operate, parts_bytes
-from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
+from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_BLOCK_BYTES, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -125,8 +125,7 @@ cdef class Program:
         self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
         self._shape.context = config.max_position_embeddings
         self._shape.kv_dtype = DTYPES[kv_dtype]
-        self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
-                                               "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
+        self._shape.block_bytes = OPS_BLOCK_BYTES(self._shape.kv_dtype, self._shape.head_dim)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         self._angles = {}
