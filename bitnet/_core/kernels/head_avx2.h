@@ -26,14 +26,18 @@ BITNET_INLINE void head_add_avx2(double *to, __m256i pairs_i32x8) {
 }
 
 /* Adds what up to HEAD_AVX2_CHUNK_TILES tiles give, for 4 * `quarters` rows from `w` on; `quarters` and `tokens`, 8 in their
- * product at most, are constants where this is inlined, so the sums stay in registers. */
+ * product at most, are constants where this is inlined, so the sums stay in registers. `step` bytes a tile are fetched from
+ * `next` on. */
 BITNET_INLINE void head_rows_avx2(const int8_t *w, const int16_t *x, ptrdiff_t x_stride, double *sums, ptrdiff_t tiles,
-                                  const int quarters, const int tokens) {
+                                  const int8_t *next, ptrdiff_t step, const int quarters, const int tokens) {
     __m256i pairs_i32x8[8];
     for (int i = 0; i < quarters * tokens; i++) pairs_i32x8[i] = _mm256_setzero_si256();
     for (ptrdiff_t tile = 0; tile < tiles; tile++) {
         const int8_t *at = w + tile * HEAD_TILE_BYTES;
-        BITNET_PREFETCH(at + 4096);
+        if (step == HEAD_TILE_BYTES)
+            BITNET_PREFETCH(next + tile * step);
+        else
+            BITNET_PREFETCH_L2(next + tile * step);
         __m256i w_i16x16[4];
         for (int i = 0; i < quarters; i++)
             w_i16x16[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(at + 16 * i)));
@@ -52,27 +56,34 @@ BITNET_INLINE void head_rows_avx2(const int8_t *w, const int16_t *x, ptrdiff_t x
         for (int i = 0; i < quarters; i++) head_add_avx2(sums + HEAD_ROWS * t + 4 * i, pairs_i32x8[quarters * t + i]);
 }
 
-/* Three or four tokens take half a panel at a time, so that a row is widened once for all of them. */
+/* One or two tokens take whole panels as memory gives them. More of them take half a panel at a time, so that a row is widened
+ * once for up to four, and go over it several times: each time a part of the next panel is fetched. */
 BITNET_KERNEL void head_wide_avx2(const int8_t *w, const int16_t *x, ptrdiff_t x_stride, double *sums, ptrdiff_t tiles,
                                   ptrdiff_t tokens) {
     BITNET_ASSERT((uintptr_t)w % HEAD_TILE_BYTES == 0 && tiles > 0 && tokens > 0 && tokens <= HEAD_MAX_TOKENS);
     memset(sums, 0, (size_t)tokens * HEAD_ROWS * sizeof(double));
     for (ptrdiff_t start = 0; start < tiles; start += HEAD_AVX2_CHUNK_TILES) {
         const ptrdiff_t some = tiles - start < HEAD_AVX2_CHUNK_TILES ? tiles - start : HEAD_AVX2_CHUNK_TILES;
+        const ptrdiff_t step = tokens <= 2 ? HEAD_TILE_BYTES : tokens <= 4 ? HEAD_TILE_BYTES / 2 : HEAD_TILE_BYTES / 4;
         const int8_t *chunk = w + start * HEAD_TILE_BYTES;
+        const int8_t *next = chunk + (tokens <= 2 ? 4096 : tiles * HEAD_TILE_BYTES);
         for (ptrdiff_t t = 0; t < tokens; t += HEAD_AVX2_TOKENS) {
             const int16_t *in = x + t * x_stride + start * HEAD_COLS;
             double *to = sums + t * HEAD_ROWS;
-            switch (tokens - t) {
-            case 1: head_rows_avx2(chunk, in, x_stride, to, some, 4, 1); break;
-            case 2: head_rows_avx2(chunk, in, x_stride, to, some, 4, 2); break;
-            case 3:
-                head_rows_avx2(chunk, in, x_stride, to, some, 2, 3);
-                head_rows_avx2(chunk + 32, in, x_stride, to + 8, some, 2, 3);
-                break;
-            default:
-                head_rows_avx2(chunk, in, x_stride, to, some, 2, 4);
-                head_rows_avx2(chunk + 32, in, x_stride, to + 8, some, 2, 4);
+            if (tokens == 1) {
+                head_rows_avx2(chunk, in, x_stride, to, some, next, HEAD_TILE_BYTES, 4, 1);
+            } else if (tokens == 2) {
+                head_rows_avx2(chunk, in, x_stride, to, some, next, HEAD_TILE_BYTES, 4, 2);
+            } else {
+                for (int half = 0; half < 2; half++, next += some * step) {
+                    const int8_t *at = chunk + 32 * half;
+                    switch (tokens - t) {
+                    case 1: head_rows_avx2(at, in, x_stride, to + 8 * half, some, next, step, 2, 1); break;
+                    case 2: head_rows_avx2(at, in, x_stride, to + 8 * half, some, next, step, 2, 2); break;
+                    case 3: head_rows_avx2(at, in, x_stride, to + 8 * half, some, next, step, 2, 3); break;
+                    default: head_rows_avx2(at, in, x_stride, to + 8 * half, some, next, step, 2, 4);
+                    }
+                }
             }
         }
     }

@@ -12,7 +12,8 @@
  *
  * A packing's kernel (kernel.h) makes of a tile the place of each sum in its table in bytes, uint16,
  * LUT_SUM_BYTES * (27 c0 + 9 c1 + 3 c2 + c3) for the codes of a group's columns: four of each row, rows one after the
- * other, and behind those of all rows the fifth of each, if there is one.
+ * other, and behind those of all rows the fifth of each, if there is one. Of bytes that no packing writes it makes places in
+ * the table, too.
  *
  * A sum of four inputs is at most 512 in magnitude: sums of 63 groups fit int16. Tables have weights in place of codes, so
  * sums need no correction. */
@@ -29,8 +30,7 @@ enum {
     LUT_TILES = 2, /* whose tables there are at once */
     LUT_SHORT_GROUPS = 63,
     LUT_PANELS_AHEAD = 3, /* how far ahead of its reads a packing's kernel asks for memory */
-    /* Of four codes that are none, 3, the place is 120: behind the last table there is memory for such. */
-    LUT_TABLES_BYTES = LUT_TILES * 5 * LUT_TABLE_BYTES + 40 * LUT_SUM_BYTES
+    LUT_TABLES_BYTES = LUT_TILES * 5 * LUT_TABLE_BYTES
 };
 
 /* Where a run of `look_up` reads and adds. */

@@ -49,7 +49,9 @@ BITNET_INLINE void t5_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x
                     memcpy(&four, x + t * x_stride + tile * 20 + 4 * g, 4);
                     const __m256i x_i8x32 = _mm256_set1_epi32(four);
                     low_i16x16[t] = _mm256_add_epi16(low_i16x16[t], _mm256_maddubs_epi16(low_u8x32, x_i8x32));
+                    BITNET_KEEP_SUM(low_i16x16[t]);
                     high_i16x16[t] = _mm256_add_epi16(high_i16x16[t], _mm256_maddubs_epi16(high_u8x32, x_i8x32));
+                    BITNET_KEEP_SUM(high_i16x16[t]);
                 }
             }
         }
