@@ -80,7 +80,11 @@ BITNET_INLINE float OPS(int8_weights)(float *weights, const float *scales, ptrdi
         const f32x16 weight = *(const f32x16 *)(weights + j);
         f32x16 product = weight * *(const f32x16 *)(scales + j);
         /* Behind the last position there may be no scale. */
-        if (j + 16 > positions) product = (f32x16)((i32x16)product & (weight > 0.0f));
+        if (j + 16 > positions) {
+            i32x16 has_weight;
+            OPS_LESS((f32x16){0}, weight, &has_weight);
+            product = (f32x16)((i32x16)product & has_weight);
+        }
         OPS_RAISE(&largest, product);
         *(f32x16 *)(weights + j) = product;
     }

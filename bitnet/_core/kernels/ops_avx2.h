@@ -62,6 +62,16 @@ BITNET_TARGET("avx2,f16c,fma")
             memcpy((char *)(most) + 32 * k, &eight_f32x8, 32);                                         \
         }                                                                                              \
     }
+/* gcc 12 compares a lane at a time, where a vector is two registers. */
+#define OPS_LESS(a, b, to)                                                                             \
+    {                                                                                                  \
+        const f32x16 a_f32x16 = a, b_f32x16 = b;                                                       \
+        for (int k = 0; k < 2; k++) {                                                                  \
+            const __m256 eight_f32x8 = _mm256_cmp_ps(_mm256_loadu_ps((const float *)&a_f32x16 + 8 * k), \
+                                                     _mm256_loadu_ps((const float *)&b_f32x16 + 8 * k), _CMP_LT_OQ); \
+            memcpy((char *)(to) + 32 * k, &eight_f32x8, 32);                                           \
+        }                                                                                              \
+    }
 #define OPS_TILE 1
 
 /* 8 sums in registers: 4 queries by 16 numbers, which are taken once for all 4. */

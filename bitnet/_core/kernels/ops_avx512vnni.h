@@ -50,6 +50,7 @@ BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")
         const __m512 all = _mm512_max_ps(_mm512_loadu_ps(&other_f32x16), _mm512_loadu_ps(most));                     \
         memcpy(most, &all, 64);                                                                                      \
     }
+#define OPS_LESS(a, b, to) (*(to) = (a) < (b))
 #define OPS_TILE 4
 
 /* 16 sums in registers: 4 queries by 64 numbers, which are taken once for all 4. */

@@ -1,7 +1,8 @@
 /* The operations of ops_kernel.h, for the instruction set whose header includes this file: it defines OPS(name),
  * OPS_HALVES, OPS_BRAINS and OPS_BYTES, which take 16 float16, bfloat16 or int8 as floats, OPS_TO_HALVES, which rounds
  * 16 floats to float16, OPS_FUSE, which gives a * b + c of 16 floats, rounded once, OPS_RAISE,
- * which makes the larger of each lane of two, a NaN of the second not counting, OPS_TILE, how many vectors of a row of
+ * which makes the larger of each lane of two, a NaN of the second not counting, OPS_LESS,
+ * which makes -1 of each lane where a < b and 0 elsewhere, OPS_TILE, how many vectors of a row of
  * the cache go side by side, and OPS(tile), which multiplies them (ops_attend.h); OPS_DOTS and OPS(dots) are the same for
  * an int8 cache (ops_attend_int8.h). Not guarded: it is included once for each. */
 
@@ -67,7 +68,8 @@ BITNET_INLINE float OPS(dot_of)(const int dtype, const void *row, const float *x
 BITNET_INLINE void OPS(exp)(f32x16 *x_to) {
     static const float terms[] = {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f};
     const f32x16 x = *x_to, zero = {0};
-    const i32x16 is_low = x < -87.0f;
+    i32x16 is_low;
+    OPS_LESS(x, zero - 87.0f, &is_low);
     f32x16 whole, r, p = zero + terms[0];
     /* Adding and taking away 1.5 * 2^23 rounds to an integer. */
     OPS_FUSE(x, zero + 1.44269504f, zero + 12582912.0f, &whole);
@@ -116,7 +118,7 @@ BITNET_KERNEL void OPS(rope)(float *x, const float *cosine, const float *sine, p
 BITNET_INLINE void OPS(activate)(const int function, f32x16 *x_to) {
     f32x16 x = *x_to;
     if (function == OPS_RELU2) {
-        x = (f32x16)((i32x16)x & ~(x <= 0.0f)); /* NaN stays */
+        OPS_RAISE(&x, (f32x16){0}); /* NaN stays */
         *x_to = x * x;
     } else if (function == OPS_GELU) {
         for (int i = 0; i < 16; i++) x[i] = 0.5f * x[i] * (1.0f + BITNET_ERF(x[i] * 0.70710678f));
@@ -126,8 +128,9 @@ BITNET_INLINE void OPS(activate)(const int function, f32x16 *x_to) {
         f32x16 z = x;
         if (function == OPS_GELU_TANH) z = (x + x * x * x * 0.044715f) * 1.59576912f;
         f32x16 power = -z;
-        const i32x16 is_high = power > 87.0f;
         const f32x16 highest = (f32x16){0} + 87.0f;
+        i32x16 is_high;
+        OPS_LESS(highest, power, &is_high);
         power = (f32x16)(((i32x16)highest & is_high) | ((i32x16)power & ~is_high));
         OPS(exp)(&power);
         *x_to = x / (power + 1.0f);
@@ -221,6 +224,7 @@ BITNET_KERNEL void OPS(store)(int dtype, const float *x, ptrdiff_t n, void *row)
 #undef u32x16
 #undef OPS_FUSE
 #undef OPS_RAISE
+#undef OPS_LESS
 #undef i8x16
 #undef OPS_DOTS
 #undef OPS_BIAS

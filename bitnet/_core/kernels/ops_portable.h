@@ -27,6 +27,7 @@
         const i32x16 is_more = other_f32x16 > *(most);                                                               \
         *(most) = (f32x16)(((i32x16)other_f32x16 & is_more) | ((i32x16) * (most) & ~is_more));                       \
     }
+#define OPS_LESS(a, b, to) (*(to) = (a) < (b))
 #define OPS_TILE 1
 
 BITNET_INLINE void ops_tile_portable(const int dtype, const int queries, const int vectors, const float *const *a,
