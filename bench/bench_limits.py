@@ -1,6 +1,6 @@
 """Whole models against what the machine can do: both sides, taken in turn, their ratio, and the bar it must reach.
 
-    python bench/bench_limits.py [--shape 2b4t] [-t 2] [-r 5] [CHECK ...]
+    python bench/bench_limits.py [--shape 2b4t] [--kv-dtype float16] [-t 2] [-r 5] [CHECK ...]
 
 Checks: decode, prefill, batch, long, lookup, step. The exit code is 1 where a ratio is short of its bar. Before a shape
 is timed its logits are compared, bit for bit, over threads and over ways to cut the prompt.
@@ -131,13 +131,14 @@ class Bench:
         for _ in range(max(1, self.repeats // 2)):
             near.append(1 / self.token_s(96, n))
             far.append(1 / self.token_s(depth, n))
-        yield versus(f"long, tg at {depth} tokens, {self.threads} threads", far, near, "tg at 128", 0.75)
+        how = f"{self.threads} threads, {self.model.engine_config.kv_dtype} cache"
+        yield versus(f"long, tg at {depth} tokens, {how}", far, near, "tg at 128", 0.75)
         short, lengthy = [], []
         whole = min(whole, self.model.config.max_position_embeddings)
         for _ in range(max(1, self.repeats // 2)):
             short.append(512 / self.prompt_s(512))
             lengthy.append(whole / self.prompt_s(whole))
-        yield versus(f"long, pp{whole}, {self.threads} threads", lengthy, short, "pp512", 0.85)
+        yield versus(f"long, pp{whole}, {how}", lengthy, short, "pp512", 0.85)
 
     def lookup(self, n=96):
         """An answer that copies its prompt, which stands for an edit: with guesses and without, in turn."""
@@ -200,6 +201,7 @@ def main():
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
     parser.add_argument("--shape", default="2b4t", help="of the random weights (default: 2b4t)")
     parser.add_argument("--packing", default="auto", choices=("auto", "i2", "t5"))
+    parser.add_argument("--kv-dtype", default="float16", choices=("float16", "float32", "int8"))
     parser.add_argument("-t", "--threads", type=int, action="append", help="repeatable (default: what may be used)")
     parser.add_argument("-r", "--repeats", type=int, default=5)
     args = parser.parse_args()
@@ -208,7 +210,7 @@ def main():
     checks, rows = args.checks or CHECKS, []
     threads = args.threads or [machine.default_num_threads()]
     if set(checks) - {"step"}:
-        config = bitnet.EngineConfig(num_threads=max(threads), packing=args.packing)
+        config = bitnet.EngineConfig(num_threads=max(threads), packing=args.packing, kv_dtype=args.kv_dtype)
         model = bitnet.random_model(args.shape, config)
         check_exact(model)
         for count in threads:

@@ -24,7 +24,7 @@ from bitnet.formats.sums import new_sha256
 __all__ = ["identity", "read_state", "write_state"]
 
 MAGIC = b"BITNETKV"
-VERSION = 1
+VERSION = 2
 MOST_HEADER = 4096  # bytes; ours has some hundred
 DIGEST = 32
 CHUNK = 1 << 22

@@ -15,7 +15,7 @@ import pytest
 
 CORE = Path(__file__).resolve().parents[1] / "bitnet" / "_core"
 NAMES = ["_cyutility", *(".".join(path.relative_to(CORE).with_suffix("").parts) for path in CORE.glob("**/*.pyx"))]
-TABLES = ("i2.h", "t5.h", "quant.h", "head.h", "gemm.h", "probe.h")
+TABLES = ("i2.h", "t5.h", "quant.h", "head.h", "gemm.h", "lut.h", "probe.h")
 
 IS_X86, IS_ARM = platform.machine() in ("x86_64", "AMD64"), platform.machine() in ("aarch64", "arm64")
 

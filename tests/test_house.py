@@ -41,7 +41,8 @@ ARROWS = {
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
-    "_core.matmul": "errors _core.gemm _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
+    "_core.lut": "_core.cpu _core.threads _core.packings.contract",
+    "_core.matmul": "errors _core.gemm _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
                     "_core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
@@ -53,7 +54,7 @@ ARROWS = {
     "_core.clock": "",
     "_core.counting": "",
     "_core.batch": "errors _core.arrays _core.blocks _core.memory _core.operations _core.ops _core.screening",
-    "_core.program": "errors _core.batch _core.builder _core.clock _core.counting _core.gemm _core.head _core.head_job "
+    "_core.program": "errors _core.batch _core.builder _core.clock _core.counting _core.head _core.head_job "
                      "_core.operations _core.ops "
                      "_core.matmul _core.packing _core.threads _core.memory _core.arrays",
     # above it
@@ -134,8 +135,8 @@ OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "sa
             *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "ops_kernel.h",
-             "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
+CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "lut_kernel.h",
+             "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(
     r"\b(__\w+__|_MSC_VER|_WIN32|_WIN64|__builtin_\w+|__declspec|_Pragma|__asm\w*|__AVX\w*|__ARM\w*|__restrict\w*)\b"

@@ -164,7 +164,12 @@ def forward(weights, ids, family="bitnet", kv_dtype="float32"):
         return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], -1)
 
     def stored(x):
-        return np.repeat(x.astype(kv_dtype).astype(np.float64), heads // keys, 1)
+        if kv_dtype == "int8":
+            step = np.abs(x).max(-1, keepdims=True) / 127
+            kept = np.rint(x / step) * step
+        else:
+            kept = x.astype(kv_dtype).astype(np.float64)
+        return np.repeat(kept, heads // keys, 1)
 
     h = weights.table("model.embed_tokens")[ids].astype(np.float64)
     for i in range(c.num_hidden_layers):

@@ -11,19 +11,21 @@ any batch. Rows lie in panels of 16 (``kernels/head_kernel.h``): a product reads
 import numpy as np
 
 cimport cython
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from bitnet._core.cpu cimport allowed_features
 from bitnet._core.head_job cimport (
     HEAD_COLS,
+    HEAD_LARGEST_INPUT,
     HEAD_MAX_COLS,
-    HEAD_MAX_INPUTS,
+    HEAD_MAX_TOKENS,
     HEAD_ROWS,
     HEAD_TILE_BYTES,
     HeadJob,
     bitnet_head_kernel,
     finish_rows,
+    finish_totals,
 )
 from bitnet._core.memory cimport allocate, checked_product
 from bitnet._core.screening cimport (
@@ -43,7 +45,6 @@ cdef extern from "kernels/head.h":
     const bitnet_head_kernel HEAD_KERNELS[]
 
 cdef enum:
-    LARGEST = 127 * 256 + 127
     # The bit pattern of infinity; every NaN lies above.
     NOT_FINITE = 0x7f800000
     # Units of work for each thread: enough for them to end together.
@@ -63,7 +64,7 @@ cdef void _portable_panel(const int8_t *w, const int8_t *x, Py_ssize_t x_stride,
 
 
 cdef bitnet_head_kernel PORTABLE
-PORTABLE.isa, PORTABLE.needs, PORTABLE.bias, PORTABLE.panel = "portable", 0, 0, _portable_panel
+PORTABLE.isa, PORTABLE.needs, PORTABLE.bias, PORTABLE.panel, PORTABLE.wide = "portable", 0, 0, _portable_panel, NULL
 
 
 cdef const bitnet_head_kernel *_kernel() except NULL:
@@ -299,11 +300,12 @@ cdef inline Py_ssize_t _screening_at(const HeadJob *job, Py_ssize_t tokens) noex
 
 
 cdef void _split(void *data, Py_ssize_t unit, int member) noexcept nogil:
-    """Make two rows of bytes of a token's numbers."""
+    """Make two rows of bytes of a token's numbers, or one of int16 numbers."""
     cdef HeadJob *job = <HeadJob *>data
     cdef const float *x = job.x + job.picked[unit] * job.x_stride
     cdef int8_t *high = job.q + 2 * unit * job.q_stride
     cdef int8_t *low = high + job.q_stride
+    cdef int16_t *wide = <int16_t *>high
     cdef Py_ssize_t c
     cdef int32_t bits, n, h, largest = 0, high_sum = 0, low_sum = 0
     cdef float most, a, rounded
@@ -315,7 +317,15 @@ cdef void _split(void *data, Py_ssize_t unit, int member) noexcept nogil:
         return
     memcpy(&most, &largest, 4)
     most = max(most, <float>1e-30)  # of zeros any will do; smaller ones have no reciprocal
-    a = LARGEST / most
+    a = HEAD_LARGEST_INPUT / most
+    job.factors[unit] = most / HEAD_LARGEST_INPUT
+    if job.kernel.wide != NULL:
+        for c in range(job.cols):
+            rounded = x[c] * a + <float>12582912
+            memcpy(&n, &rounded, 4)
+            wide[c] = <int16_t>(n - 0x4b400000)
+        memset(wide + job.cols, 0, (job.q_stride - job.cols) * sizeof(int16_t))
+        return
     for c in range(job.cols):
         # Adding 1.5 * 2^23 leaves the nearest integer, halves to even, in the low bits.
         rounded = x[c] * a + <float>12582912
@@ -328,22 +338,28 @@ cdef void _split(void *data, Py_ssize_t unit, int member) noexcept nogil:
     memset(high + job.cols, 0, job.q_stride - job.cols)
     memset(low + job.cols, 0, job.q_stride - job.cols)
     job.q_sums[2 * unit], job.q_sums[2 * unit + 1] = high_sum, low_sum
-    job.factors[unit] = most / LARGEST
 
 
 cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     """Some panels times all tokens."""
     cdef HeadJob *job = <HeadJob *>data
-    cdef int32_t sums[HEAD_MAX_INPUTS * HEAD_ROWS]
+    cdef int32_t sums[2 * HEAD_MAX_TOKENS * HEAD_ROWS]
+    cdef double totals[HEAD_MAX_TOKENS * HEAD_ROWS]
+    cdef const int8_t *w
     cdef Py_ssize_t panel, t, i, some, first = unit * job.panels_per_unit
     for panel in range(first, min(first + job.panels_per_unit, job.panels)):
+        w = job.w + panel * job.tiles * HEAD_TILE_BYTES
         t = 0
         while t < job.tokens:
-            some = min(<Py_ssize_t>HEAD_MAX_INPUTS // 2, job.tokens - t)
-            job.kernel.panel(job.w + panel * job.tiles * HEAD_TILE_BYTES, job.q + 2 * t * job.q_stride, job.q_stride,
-                             sums, job.tiles, 2 * some)
-            for i in range(some):
-                finish_rows(job, sums + 2 * i * HEAD_ROWS, panel, t + i)
+            some = min(<Py_ssize_t>HEAD_MAX_TOKENS, job.tokens - t)
+            if job.kernel.wide != NULL:
+                job.kernel.wide(w, <int16_t *>(job.q + 2 * t * job.q_stride), job.q_stride, totals, job.tiles, some)
+                for i in range(some):
+                    finish_totals(job, totals + i * HEAD_ROWS, panel, t + i)
+            else:
+                job.kernel.panel(w, job.q + 2 * t * job.q_stride, job.q_stride, sums, job.tiles, 2 * some)
+                for i in range(some):
+                    finish_rows(job, sums + 2 * i * HEAD_ROWS, panel, t + i)
             t += some
 
 
@@ -356,7 +372,9 @@ cdef int multiply_rows(HeadJob *job, void *scratch, int threads) noexcept nogil:
     run(_split, job, job.tokens, threads)
     if job.failed:
         return 1
-    if (job.leaders == NULL or job.reach == NULL or not SCREEN_FROM <= job.tokens <= SCREEN_UP_TO
+    # A wide kernel takes both halves of an input at once, in the time of one.
+    if (job.leaders == NULL or job.reach == NULL or job.kernel.wide != NULL
+            or not SCREEN_FROM <= job.tokens <= SCREEN_UP_TO
             or not screen_rows(job, <uint8_t *>scratch + _screening_at(job, job.tokens), threads)):
         run(_multiply, job, (job.panels + job.panels_per_unit - 1) // job.panels_per_unit, threads)
     return 0

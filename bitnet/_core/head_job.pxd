@@ -1,6 +1,6 @@
 # What a product with an int8 head is made of: what head.pyx and screening.pyx share.
 
-from libc.stdint cimport int8_t, int32_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint32_t
 
 cdef extern from "kernels/head_kernel.h":
     enum:
@@ -9,13 +9,18 @@ cdef extern from "kernels/head_kernel.h":
         HEAD_TILE_BYTES
         HEAD_MAX_INPUTS
         HEAD_MAX_COLS
+        HEAD_MAX_TOKENS
+        HEAD_LARGEST_INPUT
     ctypedef void (*bitnet_head_panel)(const int8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums,
                                        Py_ssize_t tiles, Py_ssize_t inputs) noexcept nogil
+    ctypedef void (*bitnet_head_wide)(const int8_t *w, const int16_t *x, Py_ssize_t x_stride, double *sums,
+                                      Py_ssize_t tiles, Py_ssize_t tokens) noexcept nogil
     ctypedef struct bitnet_head_kernel:
         const char *isa
         uint32_t needs
         int32_t bias
         bitnet_head_panel panel
+        bitnet_head_wide wide
 
 # A product in the making: `load_rows`, then x, x_stride, tokens, picked, y and leaders, then `multiply_rows`.
 ctypedef struct HeadJob:
@@ -28,7 +33,8 @@ ctypedef struct HeadJob:
     Py_ssize_t x_stride
     const int32_t *picked
     Py_ssize_t tokens
-    # As the kernels want them: two rows of bytes a token; twice their sums; and what the products are multiplied by.
+    # As the kernels want them: two rows of bytes a token, or one of int16 numbers in the same memory; the sums of the rows of
+    # bytes; and what the products are multiplied by.
     int8_t *q
     Py_ssize_t q_stride
     int32_t *q_sums
@@ -57,3 +63,13 @@ cdef inline void finish_rows(const HeadJob *job, const int32_t *sums, Py_ssize_t
     cdef float *y = job.y + token * job.rows + at
     for r in range(min(<Py_ssize_t>HEAD_ROWS, job.rows - at)):
         y[r] = <float>(256.0 * (sums[r] - high) + (sums[HEAD_ROWS + r] - low)) * (scales[r] * factor)
+
+
+# Turn a panel's sums of a token into numbers.
+cdef inline void finish_totals(const HeadJob *job, const double *totals, Py_ssize_t panel, Py_ssize_t token) noexcept nogil:
+    cdef Py_ssize_t at = panel * HEAD_ROWS, r
+    cdef const float *scales = job.scales + at
+    cdef float factor = job.factors[token]
+    cdef float *y = job.y + token * job.rows + at
+    for r in range(min(<Py_ssize_t>HEAD_ROWS, job.rows - at)):
+        y[r] = <float>totals[r] * (scales[r] * factor)

@@ -1,6 +1,7 @@
 from libc.stdint cimport int8_t, int32_t, uint8_t
 
 from bitnet._core.gemm cimport GemmJob
+from bitnet._core.lut cimport LutJob
 from bitnet._core.packing cimport PackedWeight
 from bitnet._core.packings.contract cimport bitnet_panel
 from bitnet._core.ops cimport bitnet_ops
@@ -43,11 +44,13 @@ ctypedef struct Job:
     float *y
     int32_t *y_int
     Py_ssize_t y_stride
-    # The units.
-    Py_ssize_t prepare_tokens, unit_tokens, panel_units
+    # The units, of the tokens from `first_token` on.
+    Py_ssize_t prepare_tokens, first_token, unit_tokens, panel_units
     Py_ssize_t *starts             # MAX_PANEL_UNITS + 1 numbers
-    # For many tokens, where there is a kernel for them (else `gemm.kernel` is NULL): `gemm_scratch_bytes(gemm_threads)`.
+    # For many tokens, where there is a kernel for them (else `gemm.kernel` and `lut.kernel` are NULL), and its memory,
+    # `many_scratch_bytes(gemm_threads)`.
     GemmJob gemm
+    LutJob lut
     uint8_t *gemm_scratch
     int gemm_threads
 
@@ -56,6 +59,9 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=*) except 
 
 # What `multiply` needs for so many tokens, in bytes.
 cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil
+
+# What kernels for many tokens need for so many threads, in bytes.
+cdef Py_ssize_t many_scratch_bytes(int threads) noexcept nogil
 
 # Do it; returns 0, or 1 where an input is not finite, and nothing is written.
 cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil

@@ -26,6 +26,7 @@ from bitnet._core.gemm cimport (
     gemm_scratch_bytes,
     multiply_many,
 )
+from bitnet._core.lut cimport look_up_many, lut_kernel, lut_scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.ops cimport vector_ops
 from bitnet._core.packing cimport PackedWeight, packing_kernel
@@ -100,7 +101,7 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
     """Some panels times some tokens."""
     cdef Job *job = <Job *>data
     cdef Py_ssize_t panels = unit % job.panel_units
-    cdef Py_ssize_t first_token = unit // job.panel_units * job.unit_tokens
+    cdef Py_ssize_t first_token = job.first_token + unit // job.panel_units * job.unit_tokens
     cdef Py_ssize_t last_token = min(first_token + job.unit_tokens, job.tokens)
     cdef Py_ssize_t panel, t
     for panel in range(job.starts[panels], job.starts[panels + 1]):
@@ -235,7 +236,12 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) exc
     job.group_tiles = job.group_cols // weight.layout.tile_cols if job.has_groups else weight.tiles
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
-    job.gemm.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, 0
+    job.gemm.kernel, job.lut.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, NULL, 0
+    if kernel != NULL and kernel.index != NULL and not job.has_groups:
+        job.lut.kernel, job.lut.index, job.lut.least_tokens = lut_kernel(), kernel.index, kernel.looks_up_from
+        job.lut.w, job.lut.panel_bytes, job.lut.tiles = job.w, job.panel_bytes, job.tiles
+        job.lut.tile_cols, job.lut.rows, job.lut.panels = weight.layout.tile_cols, job.rows, job.panels
+        job.lut.scale_step = job.scale_step
     if kernel != NULL and kernel.expand != NULL and not job.has_groups:
         job.gemm.kernel, job.gemm.expand = gemm_kernel(), kernel.expand
         job.gemm.least_tokens = kernel.expands_from
@@ -261,17 +267,21 @@ cdef inline Py_ssize_t _whole(Py_ssize_t tokens) noexcept nogil:
     return (tokens + GEMM_TOKENS - 1) // GEMM_TOKENS * GEMM_TOKENS
 
 
+cdef Py_ssize_t many_scratch_bytes(int threads) noexcept nogil:
+    return max(gemm_scratch_bytes(threads), lut_scratch_bytes(threads))
+
+
 cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     cdef Py_ssize_t token_units
     job.q = <int8_t *>scratch
     job.q_sums = <int32_t *>(scratch + _whole(job.tokens) * job.q_stride)
     job.factors = <float *>(job.q_sums + job.tokens * job.groups)
-    job.failed = 0
+    job.failed, job.first_token = 0, 0
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
     job.unit_tokens = min(<Py_ssize_t>UNIT_TOKENS, UNIT_INPUT_BYTES // job.q_stride // BITNET_TOKENS * BITNET_TOKENS)
     job.unit_tokens = max(<Py_ssize_t>BITNET_TOKENS, job.unit_tokens)
-    token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
     _cut_panels(job, threads)
+    token_units = (job.tokens + job.unit_tokens - 1) // job.unit_tokens
     if job.takes_floats:
         job.padded = job.x
         if job.padded_stride != job.cols:
@@ -287,6 +297,9 @@ cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
         # What is no whole block is left.
         job.starts[0], job.starts[1] = job.gemm.blocks * GEMM_PANELS, job.panels
         job.panel_units = 1 if job.starts[0] < job.panels else 0
+    elif job.lut.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= job.lut.least_tokens:
+        _look_up_many(job, min(threads, job.gemm_threads))
+        token_units = (job.tokens - job.first_token + job.unit_tokens - 1) // job.unit_tokens
     run(_multiply, job, token_units * job.panel_units, threads)
     return 0
 
@@ -302,6 +315,14 @@ cdef void _multiply_many(Job *job, int threads) noexcept nogil:
     multiply_many(&job.gemm, threads)
 
 
+cdef void _look_up_many(Job *job, int threads) noexcept nogil:
+    job.lut.q, job.lut.q_stride, job.lut.tokens, job.lut.factors = job.q, job.q_stride, job.tokens, job.factors
+    job.lut.y = <void *>job.y if job.y != NULL else <void *>job.y_int
+    job.lut.scales = job.scales if job.y != NULL else NULL
+    job.lut.y_stride, job.lut.scratch = job.y_stride, job.gemm_scratch
+    job.first_token = look_up_many(&job.lut, threads)
+
+
 cdef int _run(Job *job, PackedWeight weight, int threads, bint takes_floats=False) except -1:
     """A product by itself: with scratch memory of its own."""
     cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
@@ -309,8 +330,9 @@ cdef int _run(Job *job, PackedWeight weight, int threads, bint takes_floats=Fals
     cdef int failed
     load_weight(job, weight, takes_floats)
     checked_product(job.tokens + GEMM_TOKENS, job.q_stride + 4 * job.groups + 4, "quantised inputs")
-    if job.gemm.kernel != NULL and job.tokens >= job.gemm.least_tokens:
-        gemm_scratch = allocate(gemm_scratch_bytes(threads), "expanded weights")
+    if (job.gemm.kernel != NULL and job.tokens >= job.gemm.least_tokens
+            or job.lut.kernel != NULL and job.tokens >= job.lut.least_tokens):
+        gemm_scratch = allocate(many_scratch_bytes(threads), "expanded weights")
         job.gemm_scratch, job.gemm_threads = gemm_scratch.data, threads
     scratch = allocate(scratch_bytes(job, job.tokens), "quantised inputs")
     job.starts, job.y_stride = starts, weight.rows

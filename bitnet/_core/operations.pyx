@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from bitnet._core.head cimport multiply_rows
 from bitnet._core.matmul cimport multiply
-from bitnet._core.ops cimport OPS_BLOCK, OPS_INT8, OPS_QUERIES
+from bitnet._core.ops cimport OPS_BLOCK, OPS_INT8, OPS_QUERIES, OPS_QUERY_BYTES
 from bitnet._core.threads cimport raise_flag, run
 
 cdef extern from "<unistd.h>" nogil:
@@ -121,13 +121,27 @@ cdef void _attend(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef Py_ssize_t first = r.tiles[unit // s.kv_heads], kv_head = unit % s.kv_heads, at = 0
     cdef Py_ssize_t queries = (r.tiles[unit // s.kv_heads + 1] - first) * (s.heads // s.kv_heads)
     while at < queries:
-        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at),
-                     r.parts + member * TILE_QUERIES * s.head_dim)
+        _attend_some(r, first, kv_head, at, min(<Py_ssize_t>TILE_QUERIES, queries - at), member)
         at += TILE_QUERIES
 
 
+cdef void _prepare_queries(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, Py_ssize_t queries,
+                           int member, const void **query) noexcept nogil:
+    """As `attend` wants them; those for an int8 cache in the member's memory."""
+    cdef const Shape *s = r.shape
+    cdef Py_ssize_t group = s.heads // s.kv_heads, nbytes = OPS_QUERY_BYTES(s.head_dim), q
+    cdef uint8_t *to = <uint8_t *>r.parts + _sums_bytes(s, r.parts_threads) + member * TILE_QUERIES * nbytes
+    cdef const float *x
+    for q in range(queries):
+        x = _source(r, first + (at + q) // group) + (kv_head * group + (at + q) % group) * s.head_dim
+        query[q] = x
+        if s.kv_dtype == OPS_INT8:
+            query[q] = to + q * nbytes
+            r.ops.prepare_query(x, s.head_dim, to + q * nbytes)
+
+
 cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, Py_ssize_t queries,
-                       float *parts) noexcept nogil:
+                       int member) noexcept nogil:
     """Some of them over all positions up to their own, or a window that ends there, part by part. Their own are in the
     same block."""
     cdef const Shape *s = r.shape
@@ -136,17 +150,20 @@ cdef void _attend_some(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
     cdef float state[2 * TILE_QUERIES]
     cdef float part_state[2 * TILE_QUERIES]
     cdef Py_ssize_t number = _first_position(r, first, at) // PART_POSITIONS, end = r.positions[first] // PART_POSITIONS + 1
+    cdef float *parts = r.parts + member * TILE_QUERIES * s.head_dim
+    cdef const void *query[TILE_QUERIES]
     cdef Py_ssize_t q
+    _prepare_queries(r, first, kv_head, at, queries, member, query)
     for q in range(queries):
         sums[q], part[q] = _result_of_query(r, first, kv_head, at + q), parts + q * s.head_dim
     if number + 1 == end:
-        _attend_part(r, first, kv_head, at, queries, number, end, state, sums)
+        _attend_part(r, first, kv_head, at, queries, query, number, end, state, sums)
     else:
         for q in range(queries):
             state[2 * q], state[2 * q + 1] = -INFINITY, 0
             memset(sums[q], 0, s.head_dim * sizeof(float))
         while number < end:
-            _attend_part(r, first, kv_head, at, queries, number, end, part_state, part)
+            _attend_part(r, first, kv_head, at, queries, query, number, end, part_state, part)
             for q in range(queries):
                 r.ops.merge(part_state + 2 * q, part[q], s.head_dim, state + 2 * q, sums[q])
             number += 1
@@ -173,11 +190,11 @@ cdef inline void _divide(float *sum, Py_ssize_t n, float total) noexcept nogil:
 
 
 cdef void _attend_part(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ssize_t at, Py_ssize_t queries,
-                       Py_ssize_t number, Py_ssize_t end, float *state, float *const *sums) noexcept nogil:
+                       const void *const *query, Py_ssize_t number, Py_ssize_t end, float *state,
+                       float *const *sums) noexcept nogil:
     """Some queries over the positions of one part, block by block, when the same thread does those up to `end` next. A
     state is the largest score and a sum."""
     cdef const Shape *s = r.shape
-    cdef const float *query[TILE_QUERIES]
     cdef Py_ssize_t positions[TILE_QUERIES]
     cdef Py_ssize_t begins[TILE_QUERIES]
     cdef Py_ssize_t group = s.heads // s.kv_heads, window = r.now.window, t, q, ahead
@@ -185,7 +202,6 @@ cdef void _attend_part(const Run *r, Py_ssize_t first, Py_ssize_t kv_head, Py_ss
     cdef Py_ssize_t last = min(<Py_ssize_t>r.positions[first], (number + 1) * <Py_ssize_t>PART_POSITIONS - 1)
     cdef Py_ssize_t reads_to = min(<Py_ssize_t>r.positions[first], end * <Py_ssize_t>PART_POSITIONS - 1)
     for q in range(queries):
-        query[q] = _source(r, first + (at + q) // group) + (kv_head * group + (at + q) % group) * s.head_dim
         state[2 * q], state[2 * q + 1] = -INFINITY, 0
         memset(sums[q], 0, s.head_dim * sizeof(float))
     while start <= last:
@@ -218,19 +234,22 @@ cdef void _attend_apart(void *data, Py_ssize_t unit, int member) noexcept nogil:
     cdef const Run *r = <const Run *>data
     cdef const Shape *s = r.shape
     cdef Py_ssize_t units = (r.n_parts + r.parts_per_unit - 1) // r.parts_per_unit, pair = unit // units
-    cdef Py_ssize_t number = unit % units * r.parts_per_unit, end = min(number + r.parts_per_unit, r.n_parts)
+    cdef Py_ssize_t begin = unit % units * r.parts_per_unit, end = min(begin + r.parts_per_unit, r.n_parts), number
     cdef Py_ssize_t first = r.tiles[pair // s.kv_heads], group = s.heads // s.kv_heads, at, q, some
     cdef float *part
     cdef float *sums[TILE_QUERIES]
-    while number < end:
-        part, at = _part_of(r, pair * r.n_parts + number), 0
-        while at < group:
-            some = min(<Py_ssize_t>TILE_QUERIES, group - at)
+    cdef const void *query[TILE_QUERIES]
+    at = 0
+    while at < group:
+        some = min(<Py_ssize_t>TILE_QUERIES, group - at)
+        _prepare_queries(r, first, pair % s.kv_heads, at, some, member, query)
+        for number in range(begin, end):
+            part = _part_of(r, pair * r.n_parts + number)
             for q in range(some):
                 sums[q] = part + (at + q) * s.head_dim
-            _attend_part(r, first, pair % s.kv_heads, at, some, number, end, part + group * s.head_dim + 2 * at, sums)
-            at += some
-        number += 1
+            _attend_part(r, first, pair % s.kv_heads, at, some, query, number, end,
+                         part + group * s.head_dim + 2 * at, sums)
+        at += some
 
 
 cdef void _add_parts(void *data, Py_ssize_t pair, int member) noexcept nogil:
@@ -250,8 +269,12 @@ cdef void _add_parts(void *data, Py_ssize_t pair, int member) noexcept nogil:
         _divide(sum, s.head_dim, state[1])
 
 
-cdef Py_ssize_t parts_bytes(const Shape *shape, int threads) noexcept nogil:
+cdef inline Py_ssize_t _sums_bytes(const Shape *shape, int threads) noexcept nogil:
     return max(threads * <Py_ssize_t>TILE_QUERIES * shape.head_dim * <Py_ssize_t>sizeof(float), <Py_ssize_t>PARTS_BYTES)
+
+
+cdef Py_ssize_t parts_bytes(const Shape *shape, int threads) noexcept nogil:
+    return _sums_bytes(shape, threads) + threads * TILE_QUERIES * OPS_QUERY_BYTES(shape.head_dim)
 
 
 cdef void _attend_all(Run *r, int threads) noexcept nogil:
@@ -264,7 +287,7 @@ cdef void _attend_all(Run *r, int threads) noexcept nogil:
     if r.n_parts > 1 and <uint8_t *>_part_of(r, pairs * r.n_parts) <= <uint8_t *>r.parts + PARTS_BYTES:
         # Neighbours together: each fetches the next one's beginning.
         r.parts_per_unit = max(<Py_ssize_t>1, pairs * r.n_parts // (FEW_UNITS * threads))
-        run(_attend_apart, r, pairs * ((r.n_parts + r.parts_per_unit - 1) // r.parts_per_unit), threads)
+        run(_attend_apart, r, pairs * ((r.n_parts + r.parts_per_unit - 1) // r.parts_per_unit), min(threads, r.parts_threads))
         run(_add_parts, r, pairs, threads)
     else:
         run(_attend, r, pairs, min(threads, r.parts_threads))

@@ -12,6 +12,8 @@ cdef extern from "kernels/ops_kernel.h":
         OPS_SILU
         OPS_GELU
         OPS_GELU_TANH
+    Py_ssize_t OPS_QUERY_BYTES(Py_ssize_t width) noexcept nogil
+    Py_ssize_t OPS_BLOCK_BYTES(int dtype, Py_ssize_t width) noexcept nogil
     ctypedef struct bitnet_ops:
         const char *isa
         uint32_t needs
@@ -22,7 +24,8 @@ cdef extern from "kernels/ops_kernel.h":
         float (*dot)(int dtype, const void *row, const float *x, Py_ssize_t n) noexcept nogil
         void (*load)(int dtype, const void *row, Py_ssize_t n, float *y) noexcept nogil
         void (*store)(int dtype, const float *x, Py_ssize_t n, void *row) noexcept nogil
-        void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
+        void (*prepare_query)(const float *x, Py_ssize_t width, void *to) noexcept nogil
+        void (*attend)(int dtype, int queries, const void *const *query, const void *keys, const void *values,
                        const void *next_keys, const void *next_values, const Py_ssize_t *from_,
                        const Py_ssize_t *positions, Py_ssize_t width, float scale, float (*state)[2],
                        float *const *sum) noexcept nogil

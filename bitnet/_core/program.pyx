@@ -18,14 +18,13 @@ from libc.string cimport memset
 
 from bitnet._core.batch cimport Batch, cut, is_out_of_range, refuse, within
 from bitnet._core.clock cimport now_ns
-from bitnet._core.gemm cimport gemm_scratch_bytes
 from bitnet._core.head cimport Int8Rows, head_scratch_bytes, load_rows
 from bitnet._core.head_job cimport HEAD_TILE_BYTES
-from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, scratch_bytes
+from bitnet._core.matmul cimport MAX_PANEL_UNITS, load_weight, many_scratch_bytes, scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.operations cimport ATTEND, DENSE, EMBED, GATE, HEAD, LINEAR, NORM, ROPE, Kind, Operation, Run, Shape
 from bitnet._core.operations cimport attend_together, operate, parts_bytes
-from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
+from bitnet._core.ops cimport OPS_BFLOAT16, OPS_BLOCK, OPS_BLOCK_BYTES, OPS_FLOAT16, OPS_FLOAT32, OPS_INT8, vector_ops
 from bitnet._core.threads cimport raise_flag, thread_count
 
 from bitnet._core.arrays import checked, checked_matrix
@@ -126,8 +125,7 @@ cdef class Program:
         self._shape.head_dim, self._shape.layers = config.head_dim, config.num_hidden_layers
         self._shape.context = config.max_position_embeddings
         self._shape.kv_dtype = DTYPES[kv_dtype]
-        self._shape.block_bytes = OPS_BLOCK * {"float32": 4 * self._shape.head_dim, "float16": 2 * self._shape.head_dim,
-                                               "int8": self._shape.head_dim + sizeof(float)}[kv_dtype]
+        self._shape.block_bytes = OPS_BLOCK_BYTES(self._shape.kv_dtype, self._shape.head_dim)
         self._shape.page_bytes = 2 * self._shape.layers * self._shape.kv_heads * self._shape.block_bytes
         self.vocab_size = config.vocab_size
         self._angles = {}
@@ -276,7 +274,7 @@ cdef class Execution:
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
         self._gemm_threads = thread_count(None)
-        self._gemm_scratch = allocate(gemm_scratch_bytes(self._gemm_threads), "scratch")
+        self._gemm_scratch = allocate(many_scratch_bytes(self._gemm_threads), "scratch")
         self._parts = allocate(parts_bytes(&program._shape, self._gemm_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")

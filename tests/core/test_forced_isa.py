@@ -53,8 +53,8 @@ for path, offset in json.loads(sys.argv[1]):
         memory.write(bytes.fromhex(sys.argv[3]))
 
 rng = np.random.default_rng(1)
-# Enough rows and tokens for whole blocks of many tokens, and a panel that is left.
-codes, q = rng.integers(-1, 2, (80, 200), np.int8), rng.integers(-128, 128, (41, 200), np.int8)
+# Enough rows and tokens for whole blocks of many tokens, and a panel and tokens that are left.
+codes, q = rng.integers(-1, 2, (80, 200), np.int8), rng.integers(-128, 128, (37, 200), np.int8)
 used = sys.argv[2].split(",")
 for name in {"i2", "t5"} & set(used):
     weight = packing.pack_codes(codes, 1.0, name)

@@ -157,7 +157,8 @@ def test_the_largest_are_the_same_bits_and_the_rest_is_below(isa, rng, tokens, n
         np.testing.assert_array_equal(screened[token][those], whole[token][those])
         assert (screened[token][~those] < least).all()
         left_out += np.count_nonzero(screened[token] != whole[token])
-    assert left_out > 1500 * tokens  # it was no product with everything
+    # It was no product with everything; but a kernel that takes both halves at once has nothing to leave out.
+    assert left_out > 1500 * tokens if isa != "avx2" else left_out == 0
 
 
 def test_equal_numbers_all_stay(rng):

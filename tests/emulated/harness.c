@@ -12,6 +12,7 @@
 
 #include "kernels/head.h"
 #include "kernels/i2.h"
+#include "kernels/lut.h"
 #include "kernels/quant.h"
 #include "kernels/t5.h"
 #if defined(BITNET_EMULATED)
@@ -25,8 +26,8 @@ static uint32_t bitnet_cpu_features(void) { return UINT32_MAX; }
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { I2, T5, QUANT, HEAD, KINDS, MAX_KERNELS = 8 };
-static const char *const KIND_NAMES[KINDS] = {"i2", "t5", "quant", "head"};
+enum { I2, T5, QUANT, HEAD, WIDE, LUT_I2, LUT_T5, KINDS, MAX_KERNELS = 8 };
+static const char *const KIND_NAMES[KINDS] = {"i2", "t5", "quant", "head", "head_wide", "i2_lut", "t5_lut"};
 static const bitnet_kernel *const PANEL_KERNELS[] = {I2_KERNELS, T5_KERNELS};
 
 static char case_name[64];
@@ -117,7 +118,7 @@ static void head_case(FILE *file) {
     const guarded x_sums = read_array(file, (size_t)h.inputs * sizeof(int32_t)), sums = guarded_array(expected.size);
     for (int k = 0; HEAD_KERNELS[k].isa; k++) {
         const bitnet_head_kernel *kernel = &HEAD_KERNELS[k];
-        if (!can_run(kernel->needs)) continue;
+        if (!can_run(kernel->needs) || kernel->panel == NULL) continue;
         memset(sums.data, 0x5a, sums.size);
         kernel->panel(w.data, x.data, h.x_stride, sums.data, h.tiles, h.inputs);
         for (long i = 0; i < 16 * h.inputs; i++)
@@ -126,6 +127,73 @@ static void head_case(FILE *file) {
         equal_cases[HEAD][k]++;
     }
     release(w), release(x), release(expected), release(x_sums), release(sums);
+}
+
+/* header, w, x (int16), sums[16 * token + row] (double) */
+static void wide_case(FILE *file) {
+    head_header h;
+    read_bytes(file, &h, sizeof h);
+    const guarded w = read_array(file, (size_t)h.tiles * HEAD_TILE_BYTES);
+    const guarded x = read_array(file, (size_t)((h.inputs - 1) * h.x_stride + h.tiles * HEAD_COLS) * sizeof(int16_t));
+    const guarded expected = read_array(file, (size_t)h.inputs * 16 * sizeof(double));
+    const guarded sums = guarded_array(expected.size);
+    for (int k = 0; HEAD_KERNELS[k].isa; k++) {
+        const bitnet_head_kernel *kernel = &HEAD_KERNELS[k];
+        if (!can_run(kernel->needs) || kernel->wide == NULL) continue;
+        memset(sums.data, 0x5a, sums.size);
+        kernel->wide(w.data, x.data, h.x_stride, sums.data, h.tiles, h.inputs);
+        COMPARE(WIDE, kernel->isa, "sums", double, sums.data, expected.data, 16 * h.inputs);
+        equal_cases[WIDE][k]++;
+    }
+    release(w), release(x), release(expected), release(sums);
+}
+
+typedef struct {
+    int64_t tiles, tile_cols, panels, tokens;
+} lut_header;
+
+/* A whole product, as lut.pyx does it. */
+static void look_up_all(const bitnet_lut_kernel *kernel, bitnet_index index, const lut_header *h, const uint8_t *w,
+                        const int8_t *x, int32_t *y) {
+    static BITNET_ALIGN64 uint8_t tables[LUT_TABLES_BYTES], indices[15 * 3 * 160];
+    static BITNET_ALIGN64 int16_t short_sums[3 * 16 * LUT_TOKENS];
+    static BITNET_ALIGN64 int32_t sums[3 * 16 * LUT_TOKENS];
+    const ptrdiff_t cols = h->tiles * h->tile_cols, part = LUT_SHORT_GROUPS * 4 / h->tile_cols;
+    if (h->panels > 3) stop("a look-up case has more panels than there is room for");
+    for (ptrdiff_t first = 0; first < h->tiles; first += part) {
+        const ptrdiff_t tiles = h->tiles - first < part ? h->tiles - first : part;
+        lut_run run = {.tile_bytes = h->panels * 8 * h->tile_cols, .fifth_at = h->tile_cols > 16 ? h->panels * 128 : 0};
+        index(w + first * BITNET_TILE_BYTES, h->tiles * BITNET_TILE_BYTES, h->panels, tiles, indices, run.tile_bytes);
+        for (ptrdiff_t tile = 0; tile < tiles; tile += LUT_TILES) {
+            run.tiles = tiles - tile < LUT_TILES ? tiles - tile : LUT_TILES;
+            kernel->tables(x + (first + tile) * h->tile_cols, cols, h->tokens, run.tiles, h->tile_cols, tables);
+            run.indices = indices + tile * run.tile_bytes, run.tables = tables, run.panels = h->panels;
+            run.short_sums = short_sums, run.is_first = tile == 0, run.is_new = first == 0, run.next = w;
+            run.sums = tile + LUT_TILES >= tiles ? sums : NULL, run.panel_step = 16 * LUT_TOKENS, run.row_step = LUT_TOKENS;
+            kernel->look_up(&run);
+        }
+    }
+    for (ptrdiff_t panel = 0; panel < h->panels; panel++)
+        kernel->finish(sums + panel * 16 * LUT_TOKENS, LUT_TOKENS, y + 16 * panel, 16 * h->panels, 16, h->tokens, NULL, 0, NULL);
+}
+
+/* header, w, x, y[token][row] */
+static void lut_case(FILE *file, int kind) {
+    lut_header h;
+    read_bytes(file, &h, sizeof h);
+    const guarded w = read_array(file, (size_t)(h.panels * h.tiles) * BITNET_TILE_BYTES);
+    const guarded x = read_array(file, (size_t)(h.tokens * h.tiles * h.tile_cols));
+    const guarded expected = read_array(file, (size_t)(h.tokens * h.panels * 16) * sizeof(int32_t));
+    const guarded y = guarded_array(expected.size);
+    for (int k = 0; LUT_KERNELS[k].isa; k++)
+        for (const bitnet_kernel *one = PANEL_KERNELS[kind - LUT_I2]; one->isa; one++) {
+            if (!can_run(LUT_KERNELS[k].needs) || one->index == NULL || strcmp(one->isa, LUT_KERNELS[k].isa)) continue;
+            memset(y.data, 0x5a, y.size);
+            look_up_all(&LUT_KERNELS[k], one->index, &h, w.data, x.data, y.data);
+            COMPARE(kind, one->isa, "y", int32_t, y.data, expected.data, h.tokens * h.panels * 16);
+            equal_cases[kind][k]++;
+        }
+    release(w), release(x), release(expected), release(y);
 }
 
 typedef struct {
@@ -188,6 +256,10 @@ int main(int argc, char **argv) {
             quant_case(file);
         else if (kind == HEAD)
             head_case(file);
+        else if (kind == WIDE)
+            wide_case(file);
+        else if (kind == LUT_I2 || kind == LUT_T5)
+            lut_case(file, (int)kind);
         else if (kind == I2 || kind == T5)
             panel_case(file, (int)kind);
         else
@@ -197,6 +269,9 @@ int main(int argc, char **argv) {
     for (int p = I2; p <= T5; p++)
         for (int k = 0; PANEL_KERNELS[p][k].isa; k++) report(p, k, PANEL_KERNELS[p][k].isa, PANEL_KERNELS[p][k].needs);
     for (int k = 0; QUANT_KERNELS[k].isa; k++) report(QUANT, k, QUANT_KERNELS[k].isa, QUANT_KERNELS[k].needs);
-    for (int k = 0; HEAD_KERNELS[k].isa; k++) report(HEAD, k, HEAD_KERNELS[k].isa, HEAD_KERNELS[k].needs);
+    for (int k = 0; HEAD_KERNELS[k].isa; k++)
+        report(HEAD_KERNELS[k].wide ? WIDE : HEAD, k, HEAD_KERNELS[k].isa, HEAD_KERNELS[k].needs);
+    for (int kind = LUT_I2; kind <= LUT_T5; kind++)
+        for (int k = 0; LUT_KERNELS[k].isa; k++) report(kind, k, LUT_KERNELS[k].isa, LUT_KERNELS[k].needs);
     return 0;
 }

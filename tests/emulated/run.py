@@ -42,7 +42,7 @@ PACKAGES = {
 }
 # As in setup.py, with more warnings, and with the assertions of the kernels.
 FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-ffp-contract=off", "-DBITNET_DEBUG=1"]
-I2, T5, QUANT, HEAD = range(4)
+I2, T5, QUANT, HEAD, WIDE, LUT_I2, LUT_T5 = range(7)
 TILE_COLS = {I2: 16, T5: 20}
 NAMES = {I2: "i2", T5: "t5"}
 
@@ -190,12 +190,48 @@ def head_cases(file, rng):
         head_case(file, rng, tiles, inputs, None, None, gap=5)
 
 
+def wide_cases(file, rng):
+    """Both halves of a head's inputs in one, 256 tiles of the largest of which an int32 lane holds."""
+    largest = 127 * 256 + 127
+    for tiles, tokens in itertools.product([1, 2, 255, 256, 257, 640, 16384], [1, 2, 3, 4, 5, 8]):
+        for w_value, x_value in [(None, None), (127, largest), (-127, largest), (127, -largest)]:
+            cols, stride = 4 * tiles, 4 * tiles + 3
+            w = rng.integers(-127, 128, (16, cols)) if w_value is None else np.full((16, cols), w_value)
+            x = rng.integers(-largest, largest + 1, (tokens, stride))
+            if x_value is not None:
+                x[:, :cols] = x_value
+            name = f"{tiles} tiles, {tokens} tokens, w {w_value}, x {x_value}"
+            write_case(file, WIDE, name, np.array([tiles, tokens, stride], np.int64),
+                       w.astype(np.int8).reshape(16, tiles, 4).transpose(1, 0, 2),
+                       x.astype(np.int16).reshape(-1)[: (tokens - 1) * stride + cols],
+                       (x[:, :cols] @ w.T).astype(np.float64))
+
+
+def lut_cases(file, rng):
+    """Whole products by look-up, of as many tiles as one part and of more."""
+    values = [(None, None), (0, -128), (2, -128), (0, 127), (1, -128)]
+    for kind, tiles, panels, tokens in itertools.product([I2, T5], [1, 2, 3, 12, 13, 14, 15, 31], [1, 3], [1, 7, 16]):
+        for code, x_value in values if panels == 1 else values[:1]:
+            cols = tiles * TILE_COLS[kind]
+            codes = rng.integers(0, 3, (16 * panels, cols)) if code is None else np.full((16 * panels, cols), code)
+            x = rng.integers(-128, 128, (tokens, cols)).astype(np.int8)
+            if x_value is not None:
+                x[:] = x_value
+            packed = [(pack_i2 if kind == I2 else pack_t5)(panel) for panel in codes.reshape(panels, 16, cols)]
+            sums = (x.astype(np.float64) @ (codes.T - 1).astype(np.float64)).astype(np.int32)
+            name = f"{tiles} tiles, {panels} panels, {tokens} tokens, codes {code}, x {x_value}"
+            write_case(file, LUT_I2 if kind == I2 else LUT_T5, name,
+                       np.array([tiles, TILE_COLS[kind], panels, tokens], np.int64), np.stack(packed), x, sums)
+
+
 def write_cases(path):
     rng = np.random.default_rng(158)
     with path.open("wb") as file:
         panel_cases(file, rng)
         quant_cases(file, rng)
         head_cases(file, rng)
+        wide_cases(file, rng)
+        lut_cases(file, rng)
 
 
 # ---- the modes ----

@@ -11,13 +11,13 @@
 
 static const bitnet_head_kernel HEAD_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vnni", CPU_AVX512VNNI, 128, head_panel_avx512vnni},
-    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, 128, head_panel_avxvnni})
-    {"avx2", CPU_AVX2, 0, head_panel_avx2},
+    {"avx512vnni", CPU_AVX512VNNI, 128, head_panel_avx512vnni, NULL},
+    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, 128, head_panel_avxvnni, NULL})
+    {"avx2", CPU_AVX2, 0, NULL, head_wide_avx2},
 #elif BITNET_ARM
-    {"neondot", CPU_NEONDOT, 0, head_panel_neondot},
+    {"neondot", CPU_NEONDOT, 0, head_panel_neondot, NULL},
 #endif
-    {NULL, 0, 0, NULL},
+    {NULL, 0, 0, NULL, NULL},
 };
 
 #endif

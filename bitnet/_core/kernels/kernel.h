@@ -12,7 +12,7 @@
  *
  * One kernel serves decoding (one token) and prefill (many): it decodes a tile's codes once, into registers, and
  * multiplies them with up to 8 tokens. With 128 tokens i2 runs so at 0.90 to 0.95 of the multiply peak of AVX512-VNNI
- * (bench/README.md). Only gemm_kernel.h goes beyond that peak. */
+ * (bench/README.md). Only gemm_kernel.h and lut_kernel.h go beyond that peak. */
 #ifndef BITNET_KERNEL_H
 #define BITNET_KERNEL_H
 
@@ -62,12 +62,23 @@ typedef void (*bitnet_expand)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t
         BITNET_ASSERT((steps) > 0 && (steps) <= GEMM_STEPS);                                                           \
     } while (0)
 
+/* Makes the places of sums in look-up tables (lut_kernel.h) of `tiles` tiles of each of `panels` panels, the first at w.
+ * Those of a tile begin tile_bytes after those of the one before it. */
+typedef void (*bitnet_index)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles, uint8_t *indices,
+                             ptrdiff_t tile_bytes);
+
+/* Its first line. */
+#define BITNET_ASSERT_INDEX(w, indices, tile_bytes)                                                                    \
+    BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0 && (uintptr_t)(indices) % 32 == 0 && (tile_bytes) % 32 == 0)
+
 typedef struct {
     const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */
     uint32_t needs;  /* the features it cannot do without */
     bitnet_panel panel;
     bitnet_expand expand; /* where products of many tokens have a kernel; or NULL */
     ptrdiff_t expands_from; /* so many tokens, from which on that pays (measured: bench/README.md) */
+    bitnet_index index; /* where products of many tokens look sums up; or NULL */
+    ptrdiff_t looks_up_from; /* likewise so many tokens: of the up to 16 that a table is for, the last ones */
 } bitnet_kernel;
 
 #endif

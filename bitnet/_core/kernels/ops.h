@@ -11,8 +11,8 @@
 #define OPS_ROW(isa, needs)                                                                               \
     {                                                                                                     \
         #isa, needs, ops_rms_norm_##isa, ops_rope_##isa, ops_gate_##isa, ops_add_##isa, ops_dot_##isa,    \
-            ops_load_##isa, ops_store_##isa, ops_attend_##isa, ops_merge_##isa, ops_store_keys_##isa,        \
-            ops_store_value_##isa, ops_floats_##isa                                                       \
+            ops_load_##isa, ops_store_##isa, ops_prepare_query_##isa, ops_attend_##isa, ops_merge_##isa,  \
+            ops_store_keys_##isa, ops_store_value_##isa, ops_floats_##isa                                 \
     }
 
 static const bitnet_ops OPS_KERNELS[] = {

@@ -8,8 +8,8 @@
  * on and below `to`, one after the other, each rounded once together with its sum (fused); b's rows are `row` bytes apart.
  * It fetches what lies `ahead` bytes further: the same place in the next block.
  *
- * Of OPS_INT8 each is followed by OPS_BLOCK floats, the scales of the positions. Every score is summed over the width,
- * and every output over the positions, one after the other: how many queries or vectors go side by side changes no bit. */
+ * Every score is summed over the width, and every output over the positions, one after the other: how many queries or
+ * vectors go side by side changes no bit. (An int8 cache: ops_attend_int8.h.) */
 
 /* Scores of 16 * vectors positions from the block's position `at` on. */
 BITNET_INLINE void OPS(scores)(const int dtype, const int bytes, const int queries, const int vectors,
@@ -22,56 +22,65 @@ BITNET_INLINE void OPS(scores)(const int dtype, const int bytes, const int queri
                   OPS_BLOCK * bytes, ahead, acc[half]);
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) {
-            f32x16 score = (*(f32x16 *)(acc[0][q] + 16 * v) + *(f32x16 *)(acc[1][q] + 16 * v)) * scale;
-            if (dtype == OPS_INT8)
-                score *= *(const f32x16 *)((const float *)(keys + width * OPS_BLOCK) + at + 16 * v);
+            const f32x16 score = (*(f32x16 *)(acc[0][q] + 16 * v) + *(f32x16 *)(acc[1][q] + 16 * v)) * scale;
             *(f32x16 *)(weights[q] + at + 16 * v) = score;
         }
 }
 
-/* The larger of each lane; a NaN in `other` does not count. */
-BITNET_INLINE void OPS(raise)(f32x16 *most, f32x16 other) {
-    const i32x16 is_more = other > *most;
-    *most = (f32x16)(((i32x16)other & is_more) | ((i32x16)*most & ~is_more));
-}
-
 BITNET_INLINE float OPS(largest)(const f32x16 *lanes) {
     f32x16 m = *lanes;
-    OPS(raise)(&m, OPS_SHUFFLE(m, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-    OPS(raise)(&m, OPS_SHUFFLE(m, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
-    OPS(raise)(&m, OPS_SHUFFLE(m, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));
+    OPS_RAISE(&m, OPS_SHUFFLE(m, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    OPS_RAISE(&m, OPS_SHUFFLE(m, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+    OPS_RAISE(&m, OPS_SHUFFLE(m, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));
     return m[0] > m[1] ? m[0] : m[1];
 }
 
-/* Goes on with one query's softmax; its scores become weights, 0 before `from` and from `positions` on. Returns what the
- * sums so far are to be multiplied by. */
-BITNET_INLINE float OPS(soften)(float *weights, ptrdiff_t from, ptrdiff_t positions, float *state) {
+/* 16 scores from a block's position `at` on, minus infinity before `from` and from `positions` on. */
+BITNET_INLINE void OPS(window)(const float *scores, ptrdiff_t at, ptrdiff_t from, ptrdiff_t positions, f32x16 *to) {
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const f32x16 none = (f32x16){0} - BITNET_INFINITY;
-    f32x16 most = none, total = {0};
-    if (from >= positions) { /* a later query than those it is with: its window begins in a later block */
-        for (ptrdiff_t j = 0; j < positions; j += 16) *(f32x16 *)(weights + j) = (f32x16){0};
-        return 1;
+    const f32x16 score = *(const f32x16 *)(scores + at), none = (f32x16){0} - BITNET_INFINITY;
+    *to = score;
+    if (from <= at && at + 16 <= positions) return;
+    const i32x16 is_before = lane < (i32x16){0} + (int32_t)(positions - at);
+    const i32x16 is_in = is_before & (lane >= (i32x16){0} + (int32_t)(from - at));
+    *to = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
+}
+
+/* Goes on with the softmax of some queries; their scores become weights, 0 before `from` and from `positions` on. `shrink`
+ * becomes what the sums so far are to be multiplied by. */
+BITNET_INLINE void OPS(soften)(const int queries, float weights[OPS_QUERIES][OPS_BLOCK], const ptrdiff_t *from,
+                               const ptrdiff_t *positions, float (*state)[2], float *shrink) {
+    f32x16 steps = {0}; /* a lane for each query */
+    float largest[OPS_QUERIES];
+    for (int q = 0; q < queries; q++) {
+        f32x16 most = (f32x16){0} - BITNET_INFINITY;
+        for (ptrdiff_t j = 0; j < positions[q]; j += 16) {
+            f32x16 score;
+            OPS(window)(weights[q], j, from[q], positions[q], &score);
+            OPS_RAISE(&most, score);
+            *(f32x16 *)(weights[q] + j) = score;
+        }
+        const float found = OPS(largest)(&most);
+        largest[q] = found > state[q][0] ? found : state[q][0];
+        /* No position yet: a later query than those it is with, whose window begins in a later block. */
+        steps[q] = from[q] < positions[q] ? state[q][0] - largest[q] : 0.0f;
     }
-    for (ptrdiff_t j = 0; j < positions; j += 16) {
-        const f32x16 score = *(f32x16 *)(weights + j);
-        const i32x16 is_before = lane < (i32x16){0} + (int32_t)(positions - j);
-        const i32x16 is_in = is_before & (lane >= (i32x16){0} + (int32_t)(from - j));
-        const f32x16 kept = (f32x16)(((i32x16)score & is_in) | ((i32x16)none & ~is_in));
-        OPS(raise)(&most, kept);
-        *(f32x16 *)(weights + j) = kept;
+    OPS(exp)(&steps);
+    for (int q = 0; q < queries; q++) {
+        f32x16 total = {0};
+        for (ptrdiff_t j = 0; j < positions[q]; j += 16) {
+            f32x16 power = {0};
+            if (from[q] < positions[q]) {
+                power = *(const f32x16 *)(weights[q] + j) - largest[q];
+                OPS(exp)(&power);
+            }
+            *(f32x16 *)(weights[q] + j) = power;
+            total += power;
+        }
+        shrink[q] = steps[q];
+        state[q][0] = largest[q];
+        state[q][1] = state[q][1] * shrink[q] + OPS(total)(&total);
     }
-    const float found = OPS(largest)(&most), largest = found > state[0] ? found : state[0];
-    for (ptrdiff_t j = 0; j < positions; j += 16) {
-        f32x16 power = *(f32x16 *)(weights + j) - largest;
-        OPS(exp)(&power);
-        *(f32x16 *)(weights + j) = power;
-        total += power;
-    }
-    const float shrink = OPS(exp_one)(state[0] - largest);
-    state[0] = largest;
-    state[1] = state[1] * shrink + OPS(total)(&total);
-    return shrink;
 }
 
 /* Adds the weighted values of 16 * vectors numbers from number `at` on. */
@@ -92,11 +101,13 @@ BITNET_INLINE void OPS(mix)(const int dtype, const int bytes, const int queries,
     }
 }
 
-BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int queries, const float *const *query,
+BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int queries, const void *const *queries_of,
                                   const char *keys, const char *values, const char *next_keys,
-                                  const char *next_values, const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
-                                  float *const *sum) {
+                                  const char *next_values, const ptrdiff_t *from, const ptrdiff_t *positions,
+                                  ptrdiff_t width, float scale, float (*state)[2], float *const *sum) {
     float scores[OPS_QUERIES][OPS_BLOCK], shrink[OPS_QUERIES];
+    const float *query[OPS_QUERIES];
+    for (int q = 0; q < queries; q++) query[q] = queries_of[q];
     const float *weights[OPS_QUERIES];
     const ptrdiff_t keys_ahead = (ptrdiff_t)((uintptr_t)next_keys - (uintptr_t)keys);
     const ptrdiff_t values_ahead = (ptrdiff_t)((uintptr_t)next_values - (uintptr_t)values);
@@ -108,13 +119,8 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
     for (; at + 16 * OPS_TILE <= ((most + 15) & ~(ptrdiff_t)15); at += 16 * OPS_TILE)
         OPS(scores)(dtype, bytes, queries, OPS_TILE, query, keys, keys_ahead, width, at, scale, scores);
     for (; at < most; at += 16) OPS(scores)(dtype, bytes, queries, 1, query, keys, keys_ahead, width, at, scale, scores);
-    for (int q = 0; q < queries; q++) {
-        shrink[q] = OPS(soften)(scores[q], from[q], positions[q], state[q]);
-        if (dtype == OPS_INT8)
-            for (ptrdiff_t j = 0; j < positions[q]; j += 16)
-                *(f32x16 *)(scores[q] + j) *= *(const f32x16 *)((const float *)(values + width * OPS_BLOCK) + j);
-        weights[q] = scores[q];
-    }
+    OPS(soften)(queries, scores, from, positions, state, shrink);
+    for (int q = 0; q < queries; q++) weights[q] = scores[q];
     ptrdiff_t i = 0;
     for (; i + 16 * OPS_TILE <= width; i += 16 * OPS_TILE)
         OPS(mix)(dtype, bytes, queries, OPS_TILE, weights, values, values_ahead, width, i, positions, common, shrink, sum);
@@ -129,21 +135,28 @@ BITNET_INLINE void OPS(attend_of)(const int dtype, const int bytes, const int qu
         }
 }
 
-#define OPS_ATTEND(dtype, bytes, queries) \
-    OPS(attend_of)(dtype, bytes, queries, query, keys, values, next_keys, next_values, from, positions, width, scale, \
-                   state, sum)
+#include "ops_attend_int8.h"
 
+#define OPS_ATTEND_REST \
+    query, keys, values, next_keys, next_values, from, positions, width, scale, state, sum
+#define OPS_ATTEND(dtype, bytes, queries)                    \
+    if (dtype == OPS_INT8) {                                 \
+        OPS(attend_int8)(queries, OPS_ATTEND_REST);          \
+    } else {                                                 \
+        OPS(attend_of)(dtype, bytes, queries, OPS_ATTEND_REST); \
+    }
 #define OPS_ATTEND_QUERIES(dtype, bytes)                     \
     switch (queries) {                                       \
-    case 1: OPS_ATTEND(dtype, bytes, 1); break;              \
-    case 2: OPS_ATTEND(dtype, bytes, 2); break;              \
-    case 3: OPS_ATTEND(dtype, bytes, 3); break;              \
-    default: OPS_ATTEND(dtype, bytes, OPS_QUERIES); break;   \
+    case 1: OPS_ATTEND(dtype, bytes, 1) break;               \
+    case 2: OPS_ATTEND(dtype, bytes, 2) break;               \
+    case 3: OPS_ATTEND(dtype, bytes, 3) break;               \
+    default: OPS_ATTEND(dtype, bytes, OPS_QUERIES) break;    \
     }
 
-BITNET_KERNEL void OPS(attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
-                               const void *next_keys, const void *next_values, const ptrdiff_t *from, const ptrdiff_t *positions, ptrdiff_t width, float scale,
-                               float (*state)[2], float *const *sum) {
+BITNET_KERNEL void OPS(attend)(int dtype, int queries, const void *const *query, const void *keys, const void *values,
+                               const void *next_keys, const void *next_values, const ptrdiff_t *from,
+                               const ptrdiff_t *positions, ptrdiff_t width, float scale, float (*state)[2],
+                               float *const *sum) {
     BITNET_ASSERT(queries >= 1 && queries <= OPS_QUERIES);
     switch (dtype) {
     case OPS_FLOAT32: OPS_ATTEND_QUERIES(OPS_FLOAT32, 4) break;
@@ -167,26 +180,14 @@ BITNET_KERNEL void OPS(merge)(const float *part_state, const float *part, ptrdif
 }
 
 #undef OPS_ATTEND
+#undef OPS_ATTEND_REST
+#undef OPS_PLANES
 #undef OPS_ATTEND_QUERIES
-
-/* Bytes of floats as int8: a = 127 / max |x|, round(x a) and the scale 1 / a; of zeros, zeros with the scale 0. */
-BITNET_INLINE float OPS(to_bytes)(const float *x, ptrdiff_t n, int8_t *bytes, ptrdiff_t stride) {
-    float largest = 0;
-    for (ptrdiff_t i = 0; i < n; i++) largest = BITNET_ABS(x[i]) > largest ? BITNET_ABS(x[i]) : largest;
-    const float a = largest > 0 ? 127.0f / largest : 0.0f;
-    /* Adding and taking away 1.5 * 2^23 rounds to an integer, halves to even. */
-    for (ptrdiff_t i = 0; i < n; i++) bytes[i * stride] = (int8_t)((x[i] * a + 12582912.0f) - 12582912.0f);
-    return largest / 127.0f;
-}
 
 BITNET_KERNEL void OPS(store_keys)(int dtype, const float *x, ptrdiff_t x_stride, ptrdiff_t positions, ptrdiff_t n,
                                    void *block, ptrdiff_t position) {
     if (dtype == OPS_INT8) {
-        for (ptrdiff_t p = 0; p < positions; p++) {
-            int8_t *to = (int8_t *)block;
-            const float scale = OPS(to_bytes)(x + p * x_stride, n, to + position + p, OPS_BLOCK);
-            ((float *)(to + n * OPS_BLOCK))[position + p] = scale;
-        }
+        for (ptrdiff_t p = 0; p < positions; p++) OPS(store_int8_key)(x + p * x_stride, n, block, position + p);
     } else if (positions == 16 && dtype == OPS_FLOAT16) {
         /* A cache line holds 32 positions of a number: 16 at once spare 15 ways to it. */
         for (ptrdiff_t i = 0; i < n; i++) {
@@ -217,8 +218,7 @@ BITNET_KERNEL void OPS(store_keys)(int dtype, const float *x, ptrdiff_t x_stride
 
 BITNET_KERNEL void OPS(store_value)(int dtype, const float *x, ptrdiff_t n, void *block, ptrdiff_t position) {
     if (dtype == OPS_INT8) {
-        const float scale = OPS(to_bytes)(x, n, (int8_t *)block + position * n, 1);
-        ((float *)((int8_t *)block + n * OPS_BLOCK))[position] = scale;
+        OPS(store_int8_value)(x, n, block, position);
     } else {
         OPS(store_of)(dtype, x, n, (char *)block + position * n * (dtype == OPS_FLOAT32 ? 4 : 2));
     }

@@ -1,13 +1,19 @@
 /* The operations of ops_kernel.h, for the instruction set whose header includes this file: it defines OPS(name),
  * OPS_HALVES, OPS_BRAINS and OPS_BYTES, which take 16 float16, bfloat16 or int8 as floats, OPS_TO_HALVES, which rounds
- * 16 floats to float16, OPS_TILE, how many vectors of a row of the cache go side by side, and OPS(tile), which multiplies
- * them (ops_attend.h). Not guarded: it is included once for each. */
+ * 16 floats to float16, OPS_FUSE, which gives a * b + c of 16 floats, rounded once, OPS_RAISE,
+ * which makes the larger of each lane of two, a NaN of the second not counting, OPS_TILE, how many vectors of a row of
+ * the cache go side by side, and OPS(tile), which multiplies them (ops_attend.h); OPS_DOTS and OPS(dots) are the same for
+ * an int8 cache (ops_attend_int8.h). Not guarded: it is included once for each. */
 
 typedef float OPS(f32x16) BITNET_VECTOR;
 typedef int32_t OPS(i32x16) BITNET_VECTOR;
+typedef uint32_t OPS(u32x16) BITNET_VECTOR;
+typedef int8_t OPS(i8x16) BITNET_VECTOR_16;
 
 #define f32x16 OPS(f32x16)
 #define i32x16 OPS(i32x16)
+#define u32x16 OPS(u32x16)
+#define i8x16 OPS(i8x16)
 
 /* 16 numbers as stored, from the i-th on. */
 BITNET_INLINE void OPS(take)(const int dtype, const void *row, ptrdiff_t i, f32x16 *to) {
@@ -59,23 +65,19 @@ BITNET_INLINE float OPS(dot_of)(const int dtype, const void *row, const float *x
 /* e^x, for x up to 88; 0 below -87. Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2], then a polynomial of degree
  * 6 (Taylor; its error there is below 1.3e-7). */
 BITNET_INLINE void OPS(exp)(f32x16 *x_to) {
-    f32x16 x = *x_to;
+    static const float terms[] = {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f};
+    const f32x16 x = *x_to, zero = {0};
     const i32x16 is_low = x < -87.0f;
-    const f32x16 lowest = (f32x16){0} - 87.0f;
-    x = (f32x16)(((i32x16)lowest & is_low) | ((i32x16)x & ~is_low));
+    f32x16 whole, r, p = zero + terms[0];
     /* Adding and taking away 1.5 * 2^23 rounds to an integer. */
-    f32x16 whole = x * 1.44269504f + 12582912.0f;
-    const i32x16 bits = (i32x16)whole;
+    OPS_FUSE(x, zero + 1.44269504f, zero + 12582912.0f, &whole);
+    const u32x16 bits = (u32x16)whole;
     whole -= 12582912.0f;
-    const f32x16 r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    f32x16 p = r * (1.0f / 720.0f) + (1.0f / 120.0f);
-    p = p * r + (1.0f / 24.0f);
-    p = p * r + (1.0f / 6.0f);
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    OPS_FUSE(whole, zero - 0.693359375f, x, &r);
+    OPS_FUSE(whole, zero + 2.12194440e-4f, r, &r);
+    for (int i = 1; i < 7; i++) OPS_FUSE(p, r, zero + terms[i], &p);
     /* The low bits of `bits` are the integer; as an exponent they scale p. */
-    const f32x16 scaled = (f32x16)((i32x16)p + (bits << 23));
+    const u32x16 scaled = (u32x16)p + (bits << 23);
     *x_to = (f32x16)((i32x16)scaled & ~is_low);
 }
 
@@ -216,6 +218,12 @@ BITNET_KERNEL void OPS(store)(int dtype, const float *x, ptrdiff_t n, void *row)
 
 #undef f32x16
 #undef i32x16
+#undef u32x16
+#undef OPS_FUSE
+#undef OPS_RAISE
+#undef i8x16
+#undef OPS_DOTS
+#undef OPS_BIAS
 #undef OPS
 #undef OPS_HALVES
 #undef OPS_TO_HALVES

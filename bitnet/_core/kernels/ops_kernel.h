@@ -1,8 +1,8 @@
 /* Vector operations of a forward pass: the contract of their kernels.
  *
  * They are written once, in ops_body.h, on vectors of 16 floats, and compiled for each instruction set. Sums have 16
- * fixed lanes, and products are fused with additions in attention, everywhere, and nowhere else, so the bits are the same
- * on every instruction set. */
+ * fixed lanes, and products are fused with additions in attention and in powers of e, everywhere, and nowhere else, so the
+ * bits are the same on every instruction set. */
 #ifndef BITNET_OPS_KERNEL_H
 #define BITNET_OPS_KERNEL_H
 
@@ -15,6 +15,14 @@ enum { OPS_FLOAT32, OPS_FLOAT16, OPS_BFLOAT16, OPS_INT8 };
 
 /* Positions that attend takes at once, a multiple of 16; and queries, at most. */
 enum { OPS_BLOCK = 64, OPS_QUERIES = 4 };
+
+/* Bytes of a head's key in an int8 cache; and of a query that is prepared for one (ops_attend_int8.h), a multiple of 64. */
+#define OPS_PADDED(width) (((width) + 3) & ~(ptrdiff_t)3)
+#define OPS_QUERY_BYTES(width) ((2 * OPS_PADDED(width) + 12 + 63) & ~(ptrdiff_t)63)
+
+/* Bytes of the keys, or the values, of a block. */
+#define OPS_BLOCK_BYTES(dtype, width) \
+    (OPS_BLOCK * ((dtype) == OPS_INT8 ? OPS_PADDED(width) + 4 : OPS_BYTES_OF(dtype) * (width)))
 
 /* The function of a gate. */
 enum { OPS_RELU2, OPS_SILU, OPS_GELU, OPS_GELU_TANH };
@@ -67,11 +75,14 @@ typedef struct {
     /* Numbers as stored to floats, and floats to OPS_FLOAT32 or OPS_FLOAT16. */
     void (*load)(int dtype, const void *row, ptrdiff_t n, float *y);
     void (*store)(int dtype, const float *x, ptrdiff_t n, void *row);
-    /* Up to OPS_QUERIES queries against one block of keys and values (ops_attend.h), each from a position of its own, 0
+    /* A query for an int8 cache: OPS_QUERY_BYTES of the width. */
+    void (*prepare_query)(const float *x, ptrdiff_t width, void *to);
+    /* Up to OPS_QUERIES queries, floats, or prepared for an int8 cache, against one block of keys and values
+     * (ops_attend.h), each from a position of its own, 0
      * or above, up to a number of positions of its own; what lies before counts for nothing. It goes on with a softmax
      * whose largest score so far is state[q][0] and whose sum is state[q][1], and with the weighted sum of values in
      * sum[q]. The next block, or this one again, is fetched meanwhile. */
-    void (*attend)(int dtype, int queries, const float *const *query, const void *keys, const void *values,
+    void (*attend)(int dtype, int queries, const void *const *query, const void *keys, const void *values,
                    const void *next_keys, const void *next_values, const ptrdiff_t *from, const ptrdiff_t *positions,
                    ptrdiff_t width, float scale, float (*state)[2], float *const *sum);
     /* Adds what one query has of some more blocks: their largest score and sum, and their weighted sum of values. */

@@ -12,14 +12,14 @@
 
 static const bitnet_kernel T5_KERNELS[] = {
 #if BITNET_X86
-    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_expand_avx512vbmi, 11},
-    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, t5_panel_avxvnni, NULL, 0})
-    {"avx2", CPU_AVX2, t5_panel_avx2, NULL, 0},
+    {"avx512vbmi", CPU_AVX512VNNI | CPU_AVX512VBMI, t5_panel_avx512vbmi, t5_expand_avx512vbmi, 11, NULL, 0},
+    BITNET_AVXVNNI_ROW({"avxvnni", CPU_AVXVNNI, t5_panel_avxvnni, NULL, 0, NULL, 0})
+    {"avx2", CPU_AVX2, t5_panel_avx2, NULL, 0, t5_index_avx2, 9},
 #elif BITNET_ARM
-    {"neondot", CPU_NEONDOT, t5_panel_neondot, NULL, 0},
-    {"neon", CPU_NEON, t5_panel_neon, NULL, 0},
+    {"neondot", CPU_NEONDOT, t5_panel_neondot, NULL, 0, NULL, 0},
+    {"neon", CPU_NEON, t5_panel_neon, NULL, 0, NULL, 0},
 #endif
-    {NULL, 0, NULL, NULL, 0},
+    {NULL, 0, NULL, NULL, 0, NULL, 0},
 };
 
 #endif

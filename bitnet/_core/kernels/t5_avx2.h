@@ -10,6 +10,7 @@
 #define BITNET_T5_AVX2_H
 
 #include "kernel.h"
+#include "lut_kernel.h"
 
 #if BITNET_X86
 BITNET_TARGET("avx2")
@@ -48,7 +49,9 @@ BITNET_INLINE void t5_tokens_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x
                     memcpy(&four, x + t * x_stride + tile * 20 + 4 * g, 4);
                     const __m256i x_i8x32 = _mm256_set1_epi32(four);
                     low_i16x16[t] = _mm256_add_epi16(low_i16x16[t], _mm256_maddubs_epi16(low_u8x32, x_i8x32));
+                    BITNET_KEEP_SUM(low_i16x16[t]);
                     high_i16x16[t] = _mm256_add_epi16(high_i16x16[t], _mm256_maddubs_epi16(high_u8x32, x_i8x32));
+                    BITNET_KEEP_SUM(high_i16x16[t]);
                 }
             }
         }
@@ -71,6 +74,46 @@ BITNET_KERNEL void t5_panel_avx2(const uint8_t *w, const int8_t *x, ptrdiff_t x_
     case 1: t5_tokens_avx2(w, x, x_stride, sums, tiles, 1); break;
     default: break;
     }
+    _mm256_zeroupper();
+}
+
+/* Of 16 bytes s: the places of the sums of their first four digits, and the code of the fifth. packings/t5.pyx has
+ *
+ *     81 s = 256 (27 w0 + 9 w1 + 3 w2 + w3) + s',   s' an int8;   w4 = (3 s' + 128) >> 8
+ *
+ * so 81 s + 128 + 256 * 40, which is positive, has the place in its upper byte and s' + 128 in the lower one. */
+BITNET_INLINE void t5_places_avx2(const uint8_t *w, uint8_t *places, __m256i *fifth_u16x16) {
+    const __m256i bytes_i16x16 = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
+    const __m256i both_u16x16 = _mm256_add_epi16(_mm256_mullo_epi16(bytes_i16x16, _mm256_set1_epi16(81)),
+                                                 _mm256_set1_epi16(128 + 256 * 40));
+    _mm256_store_si256((__m256i *)places, _mm256_slli_epi16(_mm256_srli_epi16(both_u16x16, 8), 5));
+    *fifth_u16x16 = _mm256_mulhi_epu16(_mm256_slli_epi16(both_u16x16, 8), _mm256_set1_epi16(3));
+}
+
+BITNET_KERNEL void t5_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
+                                 uint8_t *indices, ptrdiff_t tile_bytes) {
+    BITNET_ASSERT_INDEX(w, indices, tile_bytes);
+    const __m256i powers_i16x16 = _mm256_set1_epi64x(0x000100030009001b); /* 27, 9, 3, 1 */
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes)
+        for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+            uint8_t *to = indices + tile * tile_bytes + panel * 2 * BITNET_TILE_BYTES;
+            uint8_t *fifth = indices + tile * tile_bytes + panels * 2 * BITNET_TILE_BYTES + panel * 32;
+            const uint8_t *at = w + tile * BITNET_TILE_BYTES;
+            BITNET_PREFETCH(at + LUT_PANELS_AHEAD * panel_bytes);
+            __m256i sums_i32x8[4];
+            for (int i = 0; i < 4; i++) {
+                __m256i fifth_u16x16;
+                t5_places_avx2(at + 16 * i, to + 32 * i, &fifth_u16x16);
+                sums_i32x8[i] = _mm256_madd_epi16(fifth_u16x16, powers_i16x16);
+            }
+            /* Rows 0, 1, 4, 5, 8, 9, 12, 13 in the lower half; the others in the upper one. */
+            const __m256i rows_i16x16 = _mm256_packs_epi32(_mm256_hadd_epi32(sums_i32x8[0], sums_i32x8[1]),
+                                                           _mm256_hadd_epi32(sums_i32x8[2], sums_i32x8[3]));
+            const __m128i even_i16x8 = _mm_slli_epi16(_mm256_castsi256_si128(rows_i16x16), 5);
+            const __m128i odd_i16x8 = _mm_slli_epi16(_mm256_extracti128_si256(rows_i16x16, 1), 5);
+            _mm_store_si128((__m128i *)fifth, _mm_unpacklo_epi32(even_i16x8, odd_i16x8));
+            _mm_store_si128((__m128i *)(fifth + 16), _mm_unpackhi_epi32(even_i16x8, odd_i16x8));
+        }
     _mm256_zeroupper();
 }
 

@@ -104,6 +104,7 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #define BITNET_FMA(a, b, c) __builtin_fmaf(a, b, c)
 /* A type of 16 numbers of 4 bytes, wherever in memory. */
 #define BITNET_VECTOR __attribute__((vector_size(64), aligned(4), may_alias))
+#define BITNET_VECTOR_16 __attribute__((vector_size(16)))
 /* Integers of a vector as floats, of a vector type. */
 #define OPS_CONVERT(v, type) __builtin_convertvector(v, type)
 /* The lanes of such a vector in another order. */
@@ -116,9 +117,13 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 /* Loops whose registers a compiler cannot be trusted with; never where the kernels are emulated. */
 #if defined(BITNET_EMULATED)
 #  define BITNET_HAS_ASM 0
+#  define BITNET_DPBUSD_512(sum, unsigned_bytes, bytes) (sum = _mm512_dpbusd_epi32(sum, unsigned_bytes, bytes))
 #else
 #  define BITNET_HAS_ASM 1
 #  define BITNET_ASM __asm__ volatile
+/* gcc 12 moves the sums of the intrinsic from register to register, and half of 16 to memory. */
+#  define BITNET_DPBUSD_512(sum, unsigned_bytes, bytes) \
+      __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(bytes))
 #endif
 /* AVX-VNNI, which gcc knows since 11 and clang since 12; older ones leave its kernels out of the tables. */
 #if BITNET_X86 && (defined(BITNET_EMULATED) || (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
@@ -128,6 +133,13 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #else
 #  define BITNET_HAS_AVXVNNI 0
 #  define BITNET_AVXVNNI_ROW(...)
+#endif
+/* A sum that stays in its x86 register, and is added to where that is written: gcc 12 reorders a loop's additions until it
+ * has no registers left, and copies sums about. */
+#if defined(BITNET_EMULATED)
+#  define BITNET_KEEP_SUM(value) ((void)0)
+#else
+#  define BITNET_KEEP_SUM(value) __asm__ volatile("" : "+x"(value))
 #endif
 /* A value in an x86 vector register about which the compiler then knows nothing. */
 #define BITNET_OPAQUE_VECTOR(value) __asm__ volatile("" : "+v"(value))

@@ -17,12 +17,16 @@ cdef extern from "kernels/kernel.h":
                                   Py_ssize_t tiles, Py_ssize_t tokens) noexcept nogil
     ctypedef void (*bitnet_expand)(const uint8_t *w, Py_ssize_t panel_bytes, Py_ssize_t steps,
                                    uint8_t *weights) noexcept nogil
+    ctypedef void (*bitnet_index)(const uint8_t *w, Py_ssize_t panel_bytes, Py_ssize_t panels, Py_ssize_t tiles,
+                                  uint8_t *indices, Py_ssize_t tile_bytes) noexcept nogil
     ctypedef struct bitnet_kernel:
         const char *isa
         uint32_t needs
         bitnet_panel panel
         bitnet_expand expand
         Py_ssize_t expands_from
+        bitnet_index index
+        Py_ssize_t looks_up_from
 
 ctypedef struct Packing:
     const char *name
