@@ -26,6 +26,7 @@ PROMPTS = (
     "Lucy planted a tiny seed behind the school.",
     "The captain of the paper boat was a green frog.",
 )
+HELD_TOKENS = 20  # of the first ten stories of the validation text, which are told on, too
 SAMPLED = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 160}
 
 # A name in the midst of a sentence, and what looks like one.
@@ -33,6 +34,10 @@ NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")
 NO_NAMES = {"Mom", "Mommy", "Mum", "Mummy", "Mama", "Dad", "Daddy", "Papa", "Grandma", "Grandpa", "Mr", "Mrs", "Miss"}
 # How somebody comes in: "named Tom", "a friend, Tom", "his sister Sue", "I am Tom".
 INTRODUCTION = r"\b(named|called|name was|name is|am|I'm|friends?,?|brother,?|sister,?|cousin,?) "
+# Who says what.
+SAYS = r"(?:said|asked|replied|answered|called|shouted)"
+SPEECH = re.compile(rf'"(?P<one>[^"]*)" {SAYS} (?P<after>[A-Z][a-z]+)'
+                    rf'|(?P<before>[A-Z][a-z]+) {SAYS},? "(?P<other>[^"]*)"')  # fmt: skip
 NAME_OR_TWO = r"\bnamed\b|\bcalled\b|[a-z,;] [A-Z]|\btwo\b|\bfriends\b"
 ANIMAL = (r"\b(cat|dog|bird|fox|bear|rabbit|bunny|squirrel|mouse|turtle|frog|pig|goat|lion|tiger|wolf|monkey|elephant"
           r"|duck|fish|horse|cow|sheep|bee|butterfly|ant|owl|snake|beaver|hedgehog|raccoon)\b")  # fmt: skip
@@ -107,33 +112,46 @@ def openings_with_animals(stories):
     ]  # fmt: skip
 
 
-def characters(model, stories, source):
-    """Of texts that begin with a character: how many keep to it."""
-    counts = dict.fromkeys(("named again", "next", "pronoun", "strangers"), 0)
+def characters(model, stories, source, options):
+    """Of texts that begin with a character: how many keep to it.
+
+    Returns
+    -------
+    dict of str to float
+        Shares by what they are of.
+    """
     named, pronouns = openings_with_names(stories, source), 0
+    again = first = right = strangers = said = selves = 0
     for seed, (opening, name, pronoun) in enumerate(named):
-        text = model.generate(opening, seed=seed, **{**SAMPLED, "max_new_tokens": 120}).text
+        text = model.generate(opening, **({"seed": seed} | options | {"max_new_tokens": 120})).text
         names = [one for one in NAME.findall(text) if one not in NO_NAMES]
         names = re.findall(rf"\b({'|'.join({name, *names})})\b", text)  # where they begin a sentence, too
-        counts["named again"] += name in names
-        counts["next"] += bool(names) and names[0] == name
+        again += name in names
+        first += bool(names) and names[0] == name
+        strangers += any(not re.search(INTRODUCTION + other, text) for other in {*names} - {name})
         if pronoun:
             pronouns += 1
-            said = re.search(r"\b(he|she)\b", text, re.IGNORECASE)
-            counts["pronoun"] += said is not None and said[1].lower() == pronoun
-        counts["strangers"] += any(not re.search(INTRODUCTION + other, text) for other in {*names} - {name})
+            found = re.search(r"\b(he|she)\b", text, re.IGNORECASE)
+            right += found is not None and found[1].lower() == pronoun
+        for speech in SPEECH.finditer(text):
+            speaker, words = speech["after"] or speech["before"], speech["one"] or speech["other"]
+            said += 1
+            selves += bool(re.search(rf"(, |^){speaker}[.,!?]|^(Hi|Hello|Hey|Thank you),? {speaker}\b", words))
     animals, same = openings_with_animals(stories), 0
     for seed, (opening, kind) in enumerate(animals):
-        text = model.generate(opening, seed=seed, **{**SAMPLED, "max_new_tokens": 60}).text
+        text = model.generate(opening, **({"seed": seed} | options | {"max_new_tokens": 60})).text
         found = re.search(ANIMAL, text)
         same += found is not None and found[0] == kind
-    print(f"| of {len(named)} texts about somebody whose name is not in the training text | share |\n|---|---|")
-    print(f"| the next name is that one | {counts['next'] / len(named):.2f} |")
-    print(f"| the name comes again within 120 tokens | {counts['named again'] / len(named):.2f} |")
-    print(f"| somebody else comes in by a name and was not introduced | {counts['strangers'] / len(named):.2f} |")
-    print(f"| the next pronoun is right (of {pronouns} about girls and boys) | {counts['pronoun'] / pronouns:.2f} |")
-    print(f"| the next animal is the one of the opening (of {len(animals)} texts about an animal without a name) "
-          f"| {same / len(animals):.2f} |")
+    return {
+        f"the next name is that one (of {len(named)} texts)": first / len(named),
+        "the name comes again within 120 tokens": again / len(named),
+        "somebody else comes in by a name and was not introduced": strangers / len(named),
+        f"the next pronoun is right (of {pronouns} about girls and boys)": right / pronouns,
+        "who speaks calls themself by name, as if to another (of all that is said by somebody with a name)":
+            selves / max(said, 1),
+        f"the next animal is the one of the opening (of {len(animals)} texts about an animal without a name)":
+            same / len(animals),
+    }  # fmt: skip
 
 
 def main(train, validation, test, checkpoint=None):
@@ -144,12 +162,18 @@ def main(train, validation, test, checkpoint=None):
                             ("training, 300 documents of it", documents(train)[:: len(documents(train)) // 300])):
             print("| {} | {:.4f} | {:.4f} |".format(name, *losses(model, texts)))
         print()
-        characters(model, documents(validation) + documents(test), source)
         ways = {"sampled": SAMPLED, "greedy": {"max_new_tokens": SAMPLED["max_new_tokens"]}}
-        for how, options in ways.items():
+        found = [characters(model, documents(validation) + documents(test), source, one) for one in ways.values()]
+        print(f"| somebody whose name is not in the training text | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
+        for what in found[0]:
+            print(f"| {what} | {' | '.join(f'{one[what]:.2f}' for one in found)} |")
+        held = [model.model.tokenizer.decode(model.model.encode(text)[:HELD_TOKENS]) for text in documents(validation)[:10]]
+        for how, options, prompts in (
+            *((how, options, PROMPTS) for how, options in ways.items()), ("held-out stories", ways["greedy"], held),
+        ):  # fmt: skip
             print(f"\n{how.capitalize()}:")
             copies = []
-            for seed, prompt in enumerate(PROMPTS):
+            for seed, prompt in enumerate(prompts):
                 assert f" {prompt} " not in source
                 text = model.generate(prompt, **({"seed": seed} | options)).text
                 print(f"\n> **{prompt}**" + re.sub(r"\s*\n\s*", "\n> ", text))

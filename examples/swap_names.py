@@ -5,9 +5,10 @@ python examples/swap_names.py stories.txt swapped.txt --copies 2 --seed 1
 
 A small model that reads "Lily" in every sixth story learns to write "Lily", whoever the prompt was about. In the copies
 that this writes, each name becomes another one, the same throughout the story, and so do kinds of animals that can
-stand in for each other; what a model can still learn is to go on with the name it was given. A story stays as it is
-where a swap could make it untrue: two names of which one may be short for the other, an animal that barks or flies.
-Stories in which nothing was swapped are left out. Train on the copies together with the originals.
+stand in for each other and, where asked for, the one girl or boy of a story. What a model can still learn is to go on
+with whom it was given. A story stays as it is where a swap could make it untrue: two names of which one may be short
+for the other, an animal that barks or flies. Stories in which nothing was swapped are left out. Train on the copies
+together with the originals.
 """
 
 import argparse
@@ -68,8 +69,42 @@ def invented_name(rng):
     letters = [rng.choice(INVENTED), rng.choice("aeiou"), rng.choice("bdfklmnprstvz"), rng.choice("aeiou")]
     return "".join([*letters, rng.choice(("", "", "n", "x", "m"))]).capitalize()
 
+# Others who may have what a girl or a boy of a story has: they go on as "she" or "he".
+HEROES = [
+    "robot", "baker", "farmer", "painter", "sailor", "knight", "fairy", "elf", "gnome", "witch", "wizard", "clown",
+    "dancer", "pirate", "giant", "puppet", "doll", "ghost", "dragon", "monster", "dwarf", "troll", "singer",
+    "gardener", "shepherd", "teacher", "doctor", "hunter", "cook", "king", "queen", "prince", "princess", "captain",
+    "mermaid", "builder", "fisher", "genie", "goblin", "astronaut", "snowman", "inventor", "traveler",
+]  # fmt: skip
 
-def swap_names(story, rng, invented=0.1):
+ONSETS = (*INVENTED, "bl", "ch", "cl", "cr", "fl", "fr", "gl", "gr", "j", "kl", "ph", "pl", "qu", "sh", "sl", "sn",
+          "st", "th", "tw", "v", "y", "", "", "")  # fmt: skip
+VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ee", "ie", "ia", "oo", "ou", "au", "y")
+CODAS = ("", "", "", "n", "l", "r", "s", "m", "ck", "ll", "nd", "rt", "x", "th", "ng", "rn", "tt", "ff", "mb", "ld",
+         "sk")  # fmt: skip
+
+
+def coined_name(rng):
+    """Make a name that nobody has, of one to three syllables of any kind: ``Flonder``, ``Ieth``."""
+    while True:
+        syllables = rng.choice((1, 2, 2, 3))
+        name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(syllables))
+        if 3 <= len(name) <= 10:
+            return name.capitalize()
+
+
+def named(story):
+    """Find the names in a story, with the group of each."""
+    words = set(re.findall(r"[A-Z][a-z]+", story))
+    found = {}
+    for group, names in NAMES.items():
+        for name in names.split():
+            if name in words:
+                found.setdefault(name, group)
+    return found
+
+
+def swap_names(story, rng, invented=0.1, coined=0.0, never=()):
     """Give each name of a story to somebody else.
 
     Parameters
@@ -77,7 +112,11 @@ def swap_names(story, rng, invented=0.1):
     story : str
     rng : random.Random
     invented : float
-        The share of names that are made up.
+        The share of names that are made up, of two simple syllables.
+    coined : float
+        The share of names that are made up of more kinds of syllables, so that a tokenizer cuts them in more ways.
+    never : collection of str
+        Names that are not given: those that a test of unseen names will use.
 
     Returns
     -------
@@ -85,11 +124,7 @@ def swap_names(story, rng, invented=0.1):
         The story itself where a swap could confuse who is meant.
     """
     words = set(re.findall(r"[A-Z][a-z]+", story))
-    found = {}
-    for group, names in NAMES.items():
-        for name in names.split():
-            if name in words:
-                found.setdefault(name, group)
+    found = named(story)
     short = {name.lower() for name in words & TAKEN} | {name.lower() for name in found}
     if not found or any(a != b and a[:3] == b[:3] for a in short for b in short):  # Tim and Timmy are one boy
         return story
@@ -97,8 +132,11 @@ def swap_names(story, rng, invented=0.1):
     given = {}
     for name, group in sorted(found.items()):
         while True:
-            new = invented_name(rng) if rng.random() < invented else rng.choice(free[group])
-            if new not in words and not any(new[:2] == other[:2] for other in given.values()):
+            if coined and rng.random() < coined:
+                new = coined_name(rng)
+            else:
+                new = invented_name(rng) if rng.random() < invented else rng.choice(free[group])
+            if new not in words and new not in never and not any(new[:2] == other[:2] for other in given.values()):
                 break
         given[name] = new
     return re.sub(r"\b(" + "|".join(given) + r")\b", lambda match: given[match[1]], story)
@@ -135,12 +173,39 @@ def swap_animals(story, rng):
     return re.sub(r"\b(?:(an?)(\s+))?(" + "|".join(singular) + r")\b", replace, story, flags=re.IGNORECASE)
 
 
+def swap_hero(story, rng):
+    """Make somebody else of the one girl, or the one boy, whom a story is about.
+
+    Parameters
+    ----------
+    story : str
+    rng : random.Random
+
+    Returns
+    -------
+    str
+        The story itself where it is about no such child, or about several.
+    """
+    found = re.findall(r"\b(girls?|boys?)\b", story, re.IGNORECASE)
+    if len({one.lower() for one in found}) != 1 or found[0].lower().endswith("s"):
+        return story
+    hero = rng.choice([one for one in HEROES if one not in story.lower()])
+    story = re.sub(rf"\b([Aa])n? {found[0]}\b", rf"\1{'n' * (hero[0] in 'aeiou')} {hero}", story)
+    return re.sub(rf"\b{found[0]}\b", hero, re.sub(rf"\b{found[0].capitalize()}\b", hero.capitalize(), story))
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stories", nargs="?", help=f"a text file, its stories separated by lines {END_OF_TEXT}")
     parser.add_argument("output", nargs="?", help="where the copies go")
     parser.add_argument("--copies", type=int, default=1, help="how many of each story (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="another one gives other names (default: 1)")
+    parser.add_argument("--coined", type=float, default=0.0, metavar="SHARE",
+                        help="this share of the names is made up, of many kinds of syllables (default: 0)")  # fmt: skip
+    parser.add_argument("--heroes", type=float, default=0.0, metavar="SHARE",
+                        help="in this share of the stories about a girl or boy it is a robot, ...")  # fmt: skip
+    parser.add_argument("--several", action="store_true", help="only stories in which two or more have a name")
+    parser.add_argument("--never", nargs="+", default=(), metavar="NAME", help="names that are given to nobody")
     chosen = parser.parse_args(arguments)
     if chosen.stories is None:
         print(STORY)
@@ -157,7 +222,11 @@ def main(arguments=None):
     with open(chosen.output, "w", encoding="utf-8") as file:
         for _ in range(chosen.copies):
             for story in stories:
-                swapped = swap_animals(swap_names(story, rng), rng)
+                if chosen.several and len(named(story)) < 2:
+                    continue
+                swapped = swap_animals(swap_names(story, rng, coined=chosen.coined, never=chosen.never), rng)
+                if chosen.heroes and rng.random() < chosen.heroes:
+                    swapped = swap_hero(swapped, rng)
                 if swapped != story:
                     file.write(f"{swapped}\n{END_OF_TEXT}\n")
                     written += 1

@@ -74,7 +74,7 @@ def test_it_goes_on_with_the_name_it_was_given(model):
         **{name: f"Once there was a small mouse named {name} who lived in a forest." for name in ("Loxy", "Wizzle")},
     }
     kept = [name for name, opening in openings.items() if name in model.generate(opening, max_new_tokens=100).text]
-    assert len(kept) >= 7, kept
+    assert len(kept) >= 9, kept
 
 
 def test_greedy_text_is_always_the_same(model):

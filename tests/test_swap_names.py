@@ -37,6 +37,46 @@ def test_some_names_are_made_up():
     assert 60 < sum(name not in known for name in given) < 140
 
 
+def test_coined_names_are_of_many_kinds():
+    known = {name for names in swapping.NAMES.values() for name in names.split()}
+    rngs = map(random.Random, range(400))
+    given = [swapping.swap_names("Lily ran.", rng, invented=0, coined=0.5).split()[0] for rng in rngs]
+    coined = {name for name in given if name not in known}
+    assert 140 < len(coined) < 260
+    assert all(re.fullmatch("[A-Z][a-z]{2,9}", name) for name in coined)
+    assert len({name[:2] for name in coined}) > 60
+    assert len({name[-1] for name in coined}) > 12
+
+
+def test_names_kept_for_a_test_are_given_to_nobody():
+    held = swapping.NAMES["she"].split()[10:]
+    rngs = map(random.Random, range(100))
+    given = {swapping.swap_names("Lily ran.", rng, invented=0, never=held).split()[0] for rng in rngs}
+    assert given == {*swapping.NAMES["she"].split()[1:10]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_girl_or_a_boy_becomes_somebody_else_everywhere(seed):
+    story = "A girl met a small girl. \"Girl!\" The girl's mom ran."
+    swapped = swapping.swap_hero(story, random.Random(seed))
+    hero = re.search(r"met a small (\w+)", swapped)[1]
+    assert hero in swapping.HEROES
+    assert swapped == (
+        f"{'An' if hero[0] in 'aeiou' else 'A'} {hero} met a small {hero}. \"{hero.capitalize()}!\" "
+        f"The {hero}'s mom ran."
+    )
+
+
+def test_nobody_becomes_who_is_there_already():
+    story = f"A boy saw {', '.join('a ' + one for one in swapping.HEROES if one not in ('elf', 'robot'))}."
+    assert {swapping.swap_hero(story, random.Random(seed))[:7].split()[1] for seed in range(40)} == {"elf", "robot"}
+
+
+@pytest.mark.parametrize("story", ["A girl saw a boy.", "Two girls ran.", "The boy saw boys.", "A cat ran.", ""])
+def test_a_story_of_several_children_or_of_none_keeps_them(story):
+    assert swapping.swap_hero(story, random.Random(1)) == story
+
+
 @pytest.mark.parametrize("story", [
     "Tim was a boy. Timmy ran.", "Mark saw Mary.", "A dog ran to Mom.", "The lily grew.", "",
 ])  # fmt: skip
@@ -80,3 +120,21 @@ def test_the_copies_of_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         swapping.main([str(stories)])
     assert "where do the copies go?" in capsys.readouterr().err
+
+
+def test_what_the_options_of_the_program_do(tmp_path):
+    stories, copies = tmp_path / "stories.txt", tmp_path / "copies.txt"
+    stories.write_text("Lily was a girl.\n<|endoftext|>\nLily saw Tom.\n<|endoftext|>\n", encoding="utf-8")
+
+    def written(*options):
+        swapping.main([str(stories), str(copies), "--copies", "50", *options])
+        return copies.read_text(encoding="utf-8").split("\n<|endoftext|>\n")[:-1]
+
+    several = written("--several")
+    assert len(several) == 50
+    assert all(re.fullmatch(r"\w+ saw \w+\.", one) for one in several)
+    assert 20 < sum(not one.endswith("was a girl.") for one in written("--heroes", "1") if "was" in one) <= 50
+    assert all(one.endswith("was a girl.") for one in written() if "was" in one)
+    known = {name for names in swapping.NAMES.values() for name in names.split()}
+    assert not known & {one.split()[0] for one in written("--coined", "1")}
+    assert not {"Sue", "Mia"} & {one.split()[0] for one in written("--never", "Sue", "Mia")}

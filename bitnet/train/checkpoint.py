@@ -123,7 +123,10 @@ def load_trained(path):
         config, parameters, step = TrainConfig.from_dict(state["config"]), state["model"], state["step"]
     except (KeyError, TypeError) as error:
         raise TrainingError.unreadable(file, f"it is no checkpoint of a training run ({error})") from error
-    return Trained(file, config, parameters, os.path.join(os.path.dirname(file), TOKENIZER), step)
+    tokenizer = os.path.join(os.path.dirname(file), TOKENIZER)
+    if not os.path.exists(tokenizer):
+        raise TrainingError.unusable(file, f"there is no '{TOKENIZER}' beside it; copy that of its run there")
+    return Trained(file, config, parameters, tokenizer, step)
 
 
 def _from_hugging_face(path):

@@ -52,6 +52,9 @@ class Setting:
         torch.save({"a": 1}, self.folder / "best.pt")
         load_trained(self.folder)
 
+    def moved(self):
+        return self.file("best.pt", Path(self.trained, "best.pt").read_bytes())
+
     def diverged(self):
         run = self.new()
         run.model.model.norm.weight.data.fill_(float("nan"))
@@ -94,6 +97,8 @@ ROWS = [
      "cannot use '...': it has neither 'best.pt' nor 'last.pt' of a training run"),
     ("train/checkpoint.py", "TrainingError.unreadable", lambda s: s.other_state(),
      "cannot read '.../best.pt': it is no checkpoint of a training run ('config')"),
+    ("train/checkpoint.py", "TrainingError.unusable", lambda s: load_trained(s.moved()),
+     "cannot use '.../best.pt': there is no 'tokenizer.json' beside it; copy that of its run there"),
     ("train/checkpoint.py", "TrainingError.unusable", lambda s: load_trained(DATA / "llama-packed-bitlinear"),
      f"cannot use '{DATA / 'llama-packed-bitlinear'}': only the family 'bitnet' with tied embeddings, as TrainConfig "
      "describes it, can be trained on"),
