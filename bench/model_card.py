@@ -167,7 +167,8 @@ def main(train, validation, test, checkpoint=None):
         print(f"| somebody whose name is not in the training text | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
         for what in found[0]:
             print(f"| {what} | {' | '.join(f'{one[what]:.2f}' for one in found)} |")
-        held = [model.model.tokenizer.decode(model.model.encode(text)[:HELD_TOKENS]) for text in documents(validation)[:10]]
+        held = [model.model.tokenizer.decode(model.model.encode(text)[:HELD_TOKENS])
+                for text in documents(validation)[:10]]  # fmt: skip
         for how, options, prompts in (
             *((how, options, PROMPTS) for how, options in ways.items()), ("held-out stories", ways["greedy"], held),
         ):  # fmt: skip

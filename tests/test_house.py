@@ -42,8 +42,8 @@ ARROWS = {
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
     "_core.gemm": "_core.cpu _core.threads _core.packings.contract",
     "_core.lut": "_core.cpu _core.threads _core.packings.contract",
-    "_core.matmul": "errors _core.gemm _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant _core.packing "
-                    "_core.packings.contract",
+    "_core.matmul": "errors _core.gemm _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant "
+                    "_core.packing _core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
     "_core.builder": "errors _core.fusion",

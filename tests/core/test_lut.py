@@ -1,14 +1,15 @@
-"""Products of many tokens by look-up: the integers and floats of the other kernels, bit for bit, where panels, tables, parts
-and units end."""
+"""Products of many tokens by look-up: the integers and floats of the other kernels, bit for bit, where panels, tables,
+parts and units end."""
 
 import numpy as np
 import pytest
 
 from bitnet._core import cpu, lut, matmul, packing
 
-# Rows around a panel and around the 160 panels of a unit; columns around a tile (16 or 20), two of them, and a part, after
-# which sums are widened (224 or 240).
-SHAPES = [(1, 1), (15, 20), (16, 16), (17, 33), (31, 224), (32, 241), (48, 448), (100, 479), (257, 1000), (2561, 40), (5136, 36)]
+# Rows around a panel and around the 160 panels of a unit; columns around a tile (16 or 20), two of them, and a part,
+# after which sums are widened (224 or 240).
+SHAPES = [(1, 1), (15, 20), (16, 16), (17, 33), (31, 224), (32, 241), (48, 448), (100, 479), (257, 1000), (2561, 40),
+          (5136, 36)]  # fmt: skip
 # Around a block of 16 and a unit of 8 blocks; from 9 (t5) or 13 (i2) on the last ones are looked up, too.
 TOKENS = [8, 9, 12, 13, 15, 16, 17, 24, 25, 28, 29, 32, 128, 129, 140, 300]
 
