@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
+from bitnet.errors import InferenceError
+
 IDS = np.random.default_rng(3).integers(0, 97, 330).astype(np.int32)
 # Of the largest value: products in float32; and for bytes two numbers of 14 bits, whose halves of a step are 2^-15.
 BOUNDS = {"float32": 2e-6, "float16": 2e-6, "int8": 2e-4}
@@ -75,3 +77,24 @@ def test_where_one_position_takes_nearly_all_others_keep_their_share(isa):
     assert 20 < is_peaked.sum() < 400
     away = np.abs(made - expected).reshape(128, 4, 22).max(-1)
     assert away[is_peaked].max() <= BOUNDS["int8"] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kv_dtype", BOUNDS)
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_key_that_is_not_finite_fails_the_run(isa, kv_dtype, number):
+    """Bytes have none: it must not become a number."""
+
+    def spoil(gain):
+        gain[3] = number
+        return gain
+
+    spoilt = {"model.layers.0.self_attn.k_norm.weight": spoil}
+    runner = tiny.Runner(tiny.program(family="qwen3", kv_dtype=kv_dtype, change=spoilt), 330)
+    with pytest.raises(InferenceError, match="not finite"):
+        runner.alone(IDS[:70])
+
+
+def test_keys_and_values_may_be_too_small_for_a_reciprocal(isa):
+    quiet = {"model.layers.0.input_layernorm.weight": lambda gain: np.float32(1e-38) * gain}
+    runner = tiny.Runner(tiny.program(kv_dtype="int8", change=quiet), 330)
+    assert np.isfinite(runner.alone(IDS[:70])).all()

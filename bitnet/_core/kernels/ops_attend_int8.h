@@ -160,17 +160,21 @@ BITNET_INLINE void OPS(attend_int8)(const int queries, const void *const *query,
         }
 }
 
-/* What floats are multiplied by to be bytes, which are then rounded, halves to even; 0 of zeros. `scale` becomes what a
- * byte of 1 stands for. */
+/* What floats are multiplied by to be bytes, which are then rounded, halves to even; 0 where they are all but zeros, and have no
+ * reciprocal. `scale` becomes what a byte of 1 stands for: NaN where a number is not finite, for the run is to fail. */
 BITNET_INLINE float OPS(to_bytes)(const float *x, ptrdiff_t n, float *scale) {
     float largest = 0;
-    for (ptrdiff_t i = 0; i < n; i++) largest = BITNET_ABS(x[i]) > largest ? BITNET_ABS(x[i]) : largest;
-    *scale = largest / 127.0f;
-    return largest > 0 ? 127.0f / largest : 0.0f;
+    int is_finite = 1;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        largest = BITNET_ABS(x[i]) > largest ? BITNET_ABS(x[i]) : largest;
+        is_finite &= BITNET_ABS(x[i]) < BITNET_INFINITY;
+    }
+    *scale = is_finite ? largest / 127.0f : BITNET_INFINITY - BITNET_INFINITY;
+    return is_finite && largest > 1e-30f ? 127.0f / largest : 0.0f;
 }
 
 /* Adding and taking away 1.5 * 2^23 rounds to an integer. */
-#define OPS_BYTE(x, a) ((int32_t)(((x) * (a) + 12582912.0f) - 12582912.0f))
+#define OPS_BYTE(x, a) ((a) > 0 ? (int32_t)(((x) * (a) + 12582912.0f) - 12582912.0f) : 0)
 
 BITNET_INLINE void OPS(store_int8_key)(const float *x, ptrdiff_t n, uint8_t *block, ptrdiff_t position) {
     const float a = OPS(to_bytes)(x, n, (float *)(block + OPS_PADDED(n) * OPS_BLOCK) + position);
