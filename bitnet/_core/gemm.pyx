@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 from bitnet._core.cpu cimport allowed_features
 from bitnet._core.packings.contract cimport BITNET_TILE_BYTES
 from bitnet._core.threads cimport run
+from bitnet._core.units cimport cut_product
 
 cdef extern from "kernels/gemm.h":
     const bitnet_gemm_kernel GEMM_KERNELS[]
@@ -140,16 +141,9 @@ cdef inline void _finish(const GemmJob *job, int32_t *y, Py_ssize_t rows, int32_
 
 
 cdef void multiply_many(GemmJob *job, int threads) noexcept nogil:
-    """Divide it so that all threads have equal work, and the least of it is done twice."""
-    cdef Py_ssize_t fours = (job.tokens + GEMM_TOKENS - 1) // GEMM_TOKENS, most = UNIT_TOKENS // GEMM_TOKENS
-    cdef Py_ssize_t least = (fours + most - 1) // most, columns, rows, cost, best = 0, token_units = 0
-    for columns in range(least, least * threads + 1):
-        rows = (job.blocks + UNIT_BLOCKS - 1) // UNIT_BLOCKS
-        while rows * columns % threads:
-            rows += 1
-        cost = columns * job.blocks * EXPAND_CYCLES + rows * fours * PREPARE_CYCLES
-        if token_units == 0 or cost < best:
-            best, job.row_units, token_units = cost, rows, columns
+    cdef Py_ssize_t fours = (job.tokens + GEMM_TOKENS - 1) // GEMM_TOKENS
+    cdef Py_ssize_t token_units = cut_product(job.blocks, UNIT_BLOCKS, EXPAND_CYCLES, fours, UNIT_TOKENS // GEMM_TOKENS,
+                                              PREPARE_CYCLES, threads, &job.row_units)
     job.unit_blocks = (job.blocks + job.row_units - 1) // job.row_units
     job.unit_tokens = (fours + token_units - 1) // token_units * GEMM_TOKENS
     run(_multiply, job, job.row_units * token_units, threads)

@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from bitnet._core.cpu cimport allowed_features
 from bitnet._core.packings.contract cimport BITNET_GROUP_COLS, BITNET_TILE_BYTES
 from bitnet._core.threads cimport run
+from bitnet._core.units cimport cut_product
 
 cdef extern from "kernels/lut.h":
     const bitnet_lut_kernel LUT_KERNELS[]
@@ -167,18 +168,11 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
 
 
 cdef Py_ssize_t look_up_many(LutJob *job, int threads) noexcept nogil:
-    """Divide it so that all threads have equal work, and the least of it is done twice."""
     if job.tokens % LUT_TOKENS < job.least_tokens:
         job.tokens -= job.tokens % LUT_TOKENS
     cdef Py_ssize_t blocks = (job.tokens + LUT_TOKENS - 1) // LUT_TOKENS
-    cdef Py_ssize_t least = (blocks + UNIT_BLOCKS - 1) // UNIT_BLOCKS, columns, rows, cost, best = 0, token_units = 0
-    for columns in range(least, least * threads + 1):
-        rows = (job.panels + UNIT_PANELS - 1) // UNIT_PANELS
-        while rows * columns % threads:
-            rows += 1
-        cost = columns * job.panels * INDEX_CYCLES + rows * blocks * TABLES_CYCLES
-        if token_units == 0 or cost < best:
-            best, job.row_units, token_units = cost, rows, columns
+    cdef Py_ssize_t token_units = cut_product(job.panels, UNIT_PANELS, INDEX_CYCLES, blocks, UNIT_BLOCKS, TABLES_CYCLES,
+                                              threads, &job.row_units)
     job.unit_panels = (job.panels + job.row_units - 1) // job.row_units
     job.unit_blocks = (blocks + token_units - 1) // token_units
     run(_multiply, job, job.row_units * token_units, threads)
