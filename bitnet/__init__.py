@@ -39,7 +39,7 @@ The map, from here to the instruction::
     bitnet.*Config              config.py               frozen, checked settings
     bitnet.BitNetError ...      errors.py               every exception and every message
         │
-    _core/matmul.pyx            checks, threads, panels, scales; for many tokens: _core/gemm.pyx, _core/lut.pyx (AVX2)
+    _core/matmul.pyx            checks, threads, panels, scales; for many tokens: _core/lut.pyx
     _core/packing.pyx           the table of packings; packing weights
     _core/packings/i2.pyx       one layout: pack, unpack, portable kernel
     _core/kernels/i2.h          its kernels, one line each

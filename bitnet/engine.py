@@ -384,6 +384,7 @@ class InferenceEngine(TextMethods):
 
     def _ids(self, model, prompt, context=None):
         """The tokens of a prompt, if it has some and they fit."""
+        _check_model(model)
         ids = model.encode(prompt)
         context = context or model.program.context
         if not len(ids):
@@ -397,6 +398,7 @@ class InferenceEngine(TextMethods):
             raise InferenceError.closed()
 
     def _scheduler(self, model):
+        _check_model(model)
         with self._lock:
             self._check_open()
             if model not in self._schedulers:
@@ -463,6 +465,12 @@ class InferenceEngine(TextMethods):
                 # A cancel may have been meant for a request that has just left: then do it again.
                 if not error.message.startswith("the run was cancelled") or self._cancels != cancels:
                     raise
+
+
+def _check_model(model):
+    if not isinstance(model, Model):
+        raise TypeError(f"an engine runs a Model, not a {type(model).__name__}; `load_model` makes one, and what "
+                        "`bitnet.load` returns has one: its attribute `model`")  # fmt: skip
 
 
 def _check_one(method, config):

@@ -297,6 +297,9 @@ ROWS = [
     ("_core/ops.pyx", "ShapeError.mismatch", lambda: ops.gate("silu", ONES, ONES[:1]),
      "up has shape (1, 4); it must be (2, 4)"),
     ("engine.py", "InferenceError.closed", closed, "the engine is closed; make a new one"),
+    ("engine.py", "TypeError", lambda: engine().generate("a", "b"),
+     "an engine runs a Model, not a str; `load_model` makes one, and what `bitnet.load` returns has one: its "
+     "attribute `model`"),
     ("engine.py", "InferenceError.empty_prompt", lambda: engine().stream(loaded(), []),
      "the prompt has no tokens; give at least one"),
     ("engine.py", "InferenceError.beyond_context", lambda: engine().stream(loaded(), [1] * 129),

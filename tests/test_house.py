@@ -40,9 +40,8 @@ ARROWS = {
     "_core.source": "_core.quant",
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
-    "_core.gemm": "_core.cpu _core.threads _core.units _core.packings.contract",
     "_core.lut": "_core.cpu _core.threads _core.units _core.packings.contract",
-    "_core.matmul": "errors _core.gemm _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant "
+    "_core.matmul": "errors _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant "
                     "_core.packing _core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
@@ -136,7 +135,7 @@ OPTIONAL = ("huggingface_hub", "jinja2", "llguidance", "matplotlib", "rich", "sa
             *SERVER)  # fmt: skip
 
 # Headers that any kernel header may include; all others belong to the table whose name they begin with.
-CONTRACTS = {"feature.h", "gemm_expand_avx512vnni.h", "gemm_kernel.h", "head_kernel.h", "kernel.h", "lut_kernel.h",
+CONTRACTS = {"feature.h", "head_kernel.h", "kernel.h", "lut_index_avx512vnni.h", "lut_kernel.h",
              "ops_kernel.h", "probe_kernel.h", "quant_kernel.h", "target.h"}  # fmt: skip
 LIBC = {"stddef.h", "stdint.h", "string.h"}
 MACRO = re.compile(

@@ -1,31 +1,36 @@
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint32_t
 
-from bitnet._core.packings.contract cimport bitnet_index
+from bitnet._core.packings.contract cimport bitnet_look_up
 
 cdef extern from "kernels/lut_kernel.h":
     enum:
-        LUT_TOKENS
+        LUT_SQUARE
         LUT_ROWS
-        LUT_TILES
-        LUT_SHORT_GROUPS
-        LUT_TABLES_BYTES
+        LUT_GROUP_PANELS
+        LUT_MOST_SQUARES
+        LUT_MOST_PART_BYTES
+        LUT_MOST_TABLES_BYTES
+    ctypedef struct lut_square:
+        int32_t *at
+        Py_ssize_t group_step, panel_step, row_step
     ctypedef struct lut_run:
         const uint8_t *indices
-        Py_ssize_t tile_bytes, fifth_at
         const uint8_t *tables
-        Py_ssize_t tiles, panels
+        Py_ssize_t tile_cols, tiles, panels, squares
         short *short_sums
         int is_first
-        int32_t *sums
-        Py_ssize_t panel_step, row_step
-        int is_new
+        lut_square sums[LUT_MOST_SQUARES]
+        int is_last, is_new
+        Py_ssize_t fetch_from, fetch_to
         const uint8_t *next
-        Py_ssize_t next_step
+        Py_ssize_t next_lines, next_step
     ctypedef struct bitnet_lut_kernel:
         const char *isa
         uint32_t needs
-        void (*tables)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t tokens, Py_ssize_t tiles, Py_ssize_t tile_cols,
-                       uint8_t *tables) noexcept nogil
+        Py_ssize_t squares
+        Py_ssize_t (*largest)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t tokens, Py_ssize_t cols) noexcept nogil
+        void (*tables)(const int8_t *x, Py_ssize_t x_stride, Py_ssize_t tokens, Py_ssize_t tiles, Py_ssize_t one_pass,
+                       Py_ssize_t tile_cols, uint8_t *tables) noexcept nogil
         void (*look_up)(const lut_run *run) noexcept nogil
         void (*finish)(const int32_t *sums, Py_ssize_t row_step, void *y, Py_ssize_t y_stride, Py_ssize_t rows,
                        Py_ssize_t tokens, const float *scales, Py_ssize_t scale_step,
@@ -35,10 +40,9 @@ cdef extern from "kernels/lut_kernel.h":
 ctypedef struct LutJob:
     const bitnet_lut_kernel *kernel
     # The weight.
-    bitnet_index index
+    bitnet_look_up how
     const uint8_t *w
     Py_ssize_t panel_bytes, tiles, tile_cols, rows, panels
-    Py_ssize_t least_tokens        # that a table pays for
     const float *scales            # NULL for integers
     Py_ssize_t scale_step
     # The inputs: rows of q_stride bytes, zeros up to there.
@@ -50,10 +54,12 @@ ctypedef struct LutJob:
     Py_ssize_t y_stride
     # Memory of each member, and the units.
     uint8_t *scratch
-    Py_ssize_t row_units, unit_panels, unit_blocks
+    Py_ssize_t row_units, unit_panels, unit_tokens
+    # What is done at the time: some of the tokens, with as many squares a look-up.
+    Py_ssize_t first_token, end_token, squares
 
-# The kernel for the instruction set in use, or NULL.
-cdef const bitnet_lut_kernel *lut_kernel() except? NULL
+# The kernel that needs just these features, or NULL.
+cdef const bitnet_lut_kernel *lut_kernel(uint32_t needs) noexcept nogil
 
 # What `look_up_many` needs for so many threads, in bytes.
 cdef Py_ssize_t lut_scratch_bytes(int threads) noexcept nogil

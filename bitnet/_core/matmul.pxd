@@ -1,6 +1,5 @@
 from libc.stdint cimport int8_t, int32_t, uint8_t
 
-from bitnet._core.gemm cimport GemmJob
 from bitnet._core.lut cimport LutJob
 from bitnet._core.packing cimport PackedWeight
 from bitnet._core.packings.contract cimport bitnet_panel
@@ -11,8 +10,8 @@ cdef enum:
     # Units of panels, for one unit of tokens; at least two for each of 1024 threads.
     MAX_PANEL_UNITS = 2048
 
-# A product in the making: `load_weight`, then x or x_int, tokens, y or y_int, y_stride, starts, gemm_scratch and
-# gemm_threads, then `multiply`.
+# A product in the making: `load_weight`, then x or x_int, tokens, y or y_int, y_stride, starts, lut_scratch and
+# lut_threads, then `multiply`.
 ctypedef struct Job:
     # The weight.
     bitnet_panel panel
@@ -47,12 +46,11 @@ ctypedef struct Job:
     # The units, of the tokens from `first_token` on.
     Py_ssize_t prepare_tokens, first_token, unit_tokens, panel_units
     Py_ssize_t *starts             # MAX_PANEL_UNITS + 1 numbers
-    # For many tokens, where there is a kernel for them (else `gemm.kernel` and `lut.kernel` are NULL), and its memory,
-    # `many_scratch_bytes(gemm_threads)`.
-    GemmJob gemm
+    # For many tokens, where there is a kernel for them (else `lut.kernel` is NULL), and its memory,
+    # `many_scratch_bytes(lut_threads)`.
     LutJob lut
-    uint8_t *gemm_scratch
-    int gemm_threads
+    uint8_t *lut_scratch
+    int lut_threads
 
 # Fill in all that follows from the weight and from the instruction set in use; `takes_floats` as of Job.
 cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=*) except -1

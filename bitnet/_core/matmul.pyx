@@ -18,14 +18,6 @@ import numpy as np
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from bitnet._core.gemm cimport (
-    GEMM_PANELS,
-    GEMM_ROWS,
-    GEMM_TOKENS,
-    gemm_kernel,
-    gemm_scratch_bytes,
-    multiply_many,
-)
 from bitnet._core.lut cimport look_up_many, lut_kernel, lut_scratch_bytes
 from bitnet._core.memory cimport Block, allocate, checked_product
 from bitnet._core.ops cimport vector_ops
@@ -236,22 +228,12 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) exc
     job.group_tiles = job.group_cols // weight.layout.tile_cols if job.has_groups else weight.tiles
     # Tokens an odd number of cache lines apart: at a power of two they would compete for the same few lines.
     job.q_stride = ((job.tiles * weight.layout.tile_cols + 127) & ~127) + 64
-    job.gemm.kernel, job.lut.kernel, job.gemm_scratch, job.gemm_threads = NULL, NULL, NULL, 0
-    if kernel != NULL and kernel.index != NULL and not job.has_groups:
-        job.lut.kernel, job.lut.index, job.lut.least_tokens = lut_kernel(), kernel.index, kernel.looks_up_from
+    job.lut.kernel, job.lut_scratch, job.lut_threads = NULL, NULL, 0
+    if kernel != NULL and kernel.look_up.index != NULL and not job.has_groups:
+        job.lut.kernel, job.lut.how = lut_kernel(kernel.look_up.needs), kernel.look_up
         job.lut.w, job.lut.panel_bytes, job.lut.tiles = job.w, job.panel_bytes, job.tiles
         job.lut.tile_cols, job.lut.rows, job.lut.panels = weight.layout.tile_cols, job.rows, job.panels
         job.lut.scale_step = job.scale_step
-    if kernel != NULL and kernel.expand != NULL and not job.has_groups:
-        job.gemm.kernel, job.gemm.expand = gemm_kernel(), kernel.expand
-        job.gemm.least_tokens = kernel.expands_from
-        job.gemm.w, job.gemm.panel_bytes, job.gemm.tiles = job.w, job.panel_bytes, job.tiles
-        job.gemm.tile_cols, job.gemm.blocks = weight.layout.tile_cols, job.panels // GEMM_PANELS
-        job.gemm.scale_step = job.scale_step
-        if job.gemm.blocks * GEMM_ROWS > job.rows:  # the last panel is not whole
-            job.gemm.blocks -= 1
-        if job.gemm.blocks == 0:
-            job.gemm.kernel = NULL
     job.padded_stride = job.tiles * weight.layout.tile_cols
     return 0
 
@@ -259,22 +241,17 @@ cdef int load_weight(Job *job, PackedWeight weight, bint takes_floats=False) exc
 cdef Py_ssize_t scratch_bytes(const Job *job, Py_ssize_t tokens) noexcept nogil:
     if job.takes_floats:
         return tokens * job.padded_stride * sizeof(float) if job.cols != job.padded_stride else 0
-    return _whole(tokens) * job.q_stride + tokens * (4 * job.groups + 4)
-
-
-cdef inline Py_ssize_t _whole(Py_ssize_t tokens) noexcept nogil:
-    """Tokens that kernels for several of them may read."""
-    return (tokens + GEMM_TOKENS - 1) // GEMM_TOKENS * GEMM_TOKENS
+    return tokens * (job.q_stride + 4 * job.groups + 4)
 
 
 cdef Py_ssize_t many_scratch_bytes(int threads) noexcept nogil:
-    return max(gemm_scratch_bytes(threads), lut_scratch_bytes(threads))
+    return lut_scratch_bytes(threads)
 
 
 cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     cdef Py_ssize_t token_units
     job.q = <int8_t *>scratch
-    job.q_sums = <int32_t *>(scratch + _whole(job.tokens) * job.q_stride)
+    job.q_sums = <int32_t *>(scratch + job.tokens * job.q_stride)
     job.factors = <float *>(job.q_sums + job.tokens * job.groups)
     job.failed, job.first_token = 0, 0
     job.prepare_tokens = max(<Py_ssize_t>1, PREPARE_INPUTS // job.cols)
@@ -292,48 +269,31 @@ cdef int multiply(Job *job, uint8_t *scratch, int threads) noexcept nogil:
     run(_prepare, job, (job.tokens + job.prepare_tokens - 1) // job.prepare_tokens, threads)
     if job.failed:
         return 1
-    if job.gemm.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= job.gemm.least_tokens:
-        _multiply_many(job, min(threads, job.gemm_threads))
-        # What is no whole block is left.
-        job.starts[0], job.starts[1] = job.gemm.blocks * GEMM_PANELS, job.panels
-        job.panel_units = 1 if job.starts[0] < job.panels else 0
-    elif job.lut.kernel != NULL and job.gemm_scratch != NULL and job.tokens >= job.lut.least_tokens:
-        _look_up_many(job, min(threads, job.gemm_threads))
+    if job.lut.kernel != NULL and job.lut_scratch != NULL and job.tokens >= job.lut.how.least_tokens:
+        _look_up_many(job, min(threads, job.lut_threads))
         token_units = (job.tokens - job.first_token + job.unit_tokens - 1) // job.unit_tokens
     run(_multiply, job, token_units * job.panel_units, threads)
     return 0
-
-
-cdef void _multiply_many(Job *job, int threads) noexcept nogil:
-    cdef Py_ssize_t t
-    for t in range(job.tokens, _whole(job.tokens)):
-        memset(job.q + t * job.q_stride, 0, job.q_stride)
-    job.gemm.q, job.gemm.q_stride, job.gemm.tokens, job.gemm.factors = job.q, job.q_stride, job.tokens, job.factors
-    job.gemm.y = <void *>job.y if job.y != NULL else <void *>job.y_int
-    job.gemm.scales = job.scales if job.y != NULL else NULL
-    job.gemm.y_stride, job.gemm.scratch = job.y_stride, job.gemm_scratch
-    multiply_many(&job.gemm, threads)
 
 
 cdef void _look_up_many(Job *job, int threads) noexcept nogil:
     job.lut.q, job.lut.q_stride, job.lut.tokens, job.lut.factors = job.q, job.q_stride, job.tokens, job.factors
     job.lut.y = <void *>job.y if job.y != NULL else <void *>job.y_int
     job.lut.scales = job.scales if job.y != NULL else NULL
-    job.lut.y_stride, job.lut.scratch = job.y_stride, job.gemm_scratch
+    job.lut.y_stride, job.lut.scratch = job.y_stride, job.lut_scratch
     job.first_token = look_up_many(&job.lut, threads)
 
 
 cdef int _run(Job *job, PackedWeight weight, int threads, bint takes_floats=False) except -1:
     """A product by itself: with scratch memory of its own."""
     cdef Py_ssize_t starts[MAX_PANEL_UNITS + 1]
-    cdef Block scratch, gemm_scratch
+    cdef Block scratch, lut_scratch
     cdef int failed
     load_weight(job, weight, takes_floats)
-    checked_product(job.tokens + GEMM_TOKENS, job.q_stride + 4 * job.groups + 4, "quantised inputs")
-    if (job.gemm.kernel != NULL and job.tokens >= job.gemm.least_tokens
-            or job.lut.kernel != NULL and job.tokens >= job.lut.least_tokens):
-        gemm_scratch = allocate(many_scratch_bytes(threads), "expanded weights")
-        job.gemm_scratch, job.gemm_threads = gemm_scratch.data, threads
+    checked_product(job.tokens, job.q_stride + 4 * job.groups + 4, "quantised inputs")
+    if job.lut.kernel != NULL and job.tokens >= job.lut.how.least_tokens:
+        lut_scratch = allocate(many_scratch_bytes(threads), "look-up tables")
+        job.lut_scratch, job.lut_threads = lut_scratch.data, threads
     scratch = allocate(scratch_bytes(job, job.tokens), "quantised inputs")
     job.starts, job.y_stride = starts, weight.rows
     with nogil:

@@ -51,8 +51,8 @@ cdef struct Run:
     const bitnet_ops *ops
     Operation *now                 # of the run's own: a product keeps its present inputs there
     Py_ssize_t *starts             # of the units of a product
-    uint8_t *gemm_scratch          # for products of many tokens
-    int gemm_threads
+    uint8_t *lut_scratch          # for products of many tokens
+    int lut_threads
     float *parts                   # of attention: `parts_bytes(shape, parts_threads)`
     int parts_threads
     Py_ssize_t n_parts, parts_per_unit  # of each sequence, where they are computed apart

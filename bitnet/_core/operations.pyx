@@ -320,7 +320,7 @@ cdef int operate(Run *r, uint8_t *job_scratch, int threads) noexcept nogil:
         o.job.x, o.job.x_int, o.job.y_int = _source(r, 0), NULL, NULL
         o.job.y, o.job.y_stride = result_of(r, 0) + o.column, o.result_width
         o.job.tokens, o.job.starts = r.tokens, r.starts
-        o.job.gemm_scratch, o.job.gemm_threads = r.gemm_scratch, r.gemm_threads
+        o.job.lut_scratch, o.job.lut_threads = r.lut_scratch, r.lut_threads
         return multiply(&o.job, job_scratch, threads)
     if o.kind == EMBED:
         run(_embed, r, r.tokens, threads)

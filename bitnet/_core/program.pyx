@@ -256,8 +256,8 @@ cdef class Execution:
 
     cdef readonly Program program
     cdef readonly Py_ssize_t max_tokens
-    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _gemm_scratch, _parts
-    cdef int _gemm_threads
+    cdef Block _scratch, _job_scratch, _starts, _tiles, _strips, _lut_scratch, _parts
+    cdef int _lut_threads
     cdef int _is_cancelled
     cdef int64_t _until_ns         # when a step is to be cancelled, or 0
     cdef public object observer
@@ -273,9 +273,9 @@ cdef class Execution:
                 most = max(most, head_scratch_bytes(&program._operations[i].head, self.max_tokens))
         self._scratch = allocate(checked_product(self.max_tokens, program.scratch_token_bytes, "scratch"), "scratch")
         self._job_scratch = allocate(most, "scratch")
-        self._gemm_threads = thread_count(None)
-        self._gemm_scratch = allocate(many_scratch_bytes(self._gemm_threads), "scratch")
-        self._parts = allocate(parts_bytes(&program._shape, self._gemm_threads), "scratch")
+        self._lut_threads = thread_count(None)
+        self._lut_scratch = allocate(many_scratch_bytes(self._lut_threads), "scratch")
+        self._parts = allocate(parts_bytes(&program._shape, self._lut_threads), "scratch")
         self._starts = allocate((MAX_PANEL_UNITS + 1) * sizeof(Py_ssize_t), "scratch")
         self._tiles = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
         self._strips = allocate((self.max_tokens + 1) * sizeof(int32_t), "scratch")
@@ -396,8 +396,8 @@ cdef class Execution:
         r.n_tiles = cut(r, attend_together(r.shape, r.tokens, threads), <int32_t *>self._tiles.data)
         r.n_strips = cut(r, STRIP_TOKENS, <int32_t *>self._strips.data)
         r.starts = <Py_ssize_t *>self._starts.data
-        r.gemm_scratch, r.gemm_threads = self._gemm_scratch.data, self._gemm_threads
-        r.parts, r.parts_threads = <float *>self._parts.data, self._gemm_threads
+        r.lut_scratch, r.lut_threads = self._lut_scratch.data, self._lut_threads
+        r.parts, r.parts_threads = <float *>self._parts.data, self._lut_threads
         if recorders:
             taken = np.zeros(program._count + 2, np.int64)
             times_view = taken

@@ -87,8 +87,7 @@ def test_a_debug_build_holds_a_quantisation_to_its_contract(program, isa):
 
 def test_every_kernel_begins_with_its_assertion():
     wanted = {"panel": "BITNET_ASSERT_PANEL(w, tiles, tokens);",
-              "expand": "BITNET_ASSERT_EXPAND(w, panel_bytes, steps);",
-              "index": "BITNET_ASSERT_INDEX(w, indices, tile_bytes);",
+              "index": "BITNET_ASSERT_INDEX(w, panel_bytes, indices);",
               "quant": "BITNET_ASSERT(n % QUANT_STEP == 0);"}  # fmt: skip
     firsts = [
         (header.name, first, wanted["quant" if table == "quant" else function])

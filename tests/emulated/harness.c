@@ -152,29 +152,47 @@ typedef struct {
     int64_t tiles, tile_cols, panels, tokens;
 } lut_header;
 
-/* A whole product, as lut.pyx does it. */
-static void look_up_all(const bitnet_lut_kernel *kernel, bitnet_index index, const lut_header *h, const uint8_t *w,
+/* A whole product, as lut.pyx does it, with short sums widened after each part. */
+static void look_up_all(const bitnet_lut_kernel *kernel, const bitnet_look_up *how, const lut_header *h, const uint8_t *w,
                         const int8_t *x, int32_t *y) {
-    static BITNET_ALIGN64 uint8_t tables[LUT_TABLES_BYTES], indices[15 * 3 * 160];
-    static BITNET_ALIGN64 int16_t short_sums[3 * 16 * LUT_TOKENS];
-    static BITNET_ALIGN64 int32_t sums[3 * 16 * LUT_TOKENS];
-    const ptrdiff_t cols = h->tiles * h->tile_cols, part = LUT_SHORT_GROUPS * 4 / h->tile_cols;
+    static BITNET_ALIGN64 uint8_t tables[LUT_MOST_TABLES_BYTES], indices[3 * LUT_MOST_PART_BYTES];
+    static BITNET_ALIGN64 int16_t short_sums[3 * 16 * 2 * LUT_SQUARE];
+    static BITNET_ALIGN64 int32_t sums[2][3 * 16 * LUT_SQUARE];
+    const ptrdiff_t cols = h->tiles * h->tile_cols, squares = (h->tokens + LUT_SQUARE - 1) / LUT_SQUARE;
     if (h->panels > 3) stop("a look-up case has more panels than there is room for");
-    for (ptrdiff_t first = 0; first < h->tiles; first += part) {
-        const ptrdiff_t tiles = h->tiles - first < part ? h->tiles - first : part;
-        lut_run run = {.tile_bytes = h->panels * 8 * h->tile_cols, .fifth_at = h->tile_cols > 16 ? h->panels * 128 : 0};
-        index(w + first * BITNET_TILE_BYTES, h->tiles * BITNET_TILE_BYTES, h->panels, tiles, indices, run.tile_bytes);
-        for (ptrdiff_t tile = 0; tile < tiles; tile += LUT_TILES) {
-            run.tiles = tiles - tile < LUT_TILES ? tiles - tile : LUT_TILES;
-            kernel->tables(x + (first + tile) * h->tile_cols, cols, h->tokens, run.tiles, h->tile_cols, tables);
-            run.indices = indices + tile * run.tile_bytes, run.tables = tables, run.panels = h->panels;
-            run.short_sums = short_sums, run.is_first = tile == 0, run.is_new = first == 0, run.next = w;
-            run.sums = tile + LUT_TILES >= tiles ? sums : NULL, run.panel_step = 16 * LUT_TOKENS, run.row_step = LUT_TOKENS;
+    for (ptrdiff_t first = 0; first < h->tiles; first += how->part_tiles) {
+        const ptrdiff_t tiles = h->tiles - first < how->part_tiles ? h->tiles - first : how->part_tiles;
+        const ptrdiff_t needed = (tiles + how->pass_tiles - 1) / how->pass_tiles;
+        const ptrdiff_t passes = needed < how->part_passes ? needed : how->part_passes;
+        how->index(w + first * BITNET_TILE_BYTES, h->tiles * BITNET_TILE_BYTES, h->panels, tiles, 0, passes,
+                   squares == 2 ? 6 : 5, indices);
+        for (ptrdiff_t pass = 0; pass < passes; pass++) {
+            kernel->tables(x + first * h->tile_cols, cols, h->tokens, tiles, pass, h->tile_cols, tables);
+            lut_run run = {.indices = indices + pass * h->panels * how->pass_bytes, .tables = tables, .squares = squares,
+                           .tile_cols = h->tile_cols, .tiles = tiles - 2 * pass < 2 ? tiles - 2 * pass : 2,
+                           .panels = h->panels, .short_sums = short_sums, .is_first = pass == 0,
+                           .is_last = pass + 1 == passes, .is_new = first == 0, .next = w};
+            for (int i = 0; i < squares; i++)
+                run.sums[i] = (lut_square){sums[i], 16 * 16 * LUT_SQUARE, 16 * LUT_SQUARE, LUT_SQUARE};
             kernel->look_up(&run);
         }
     }
-    for (ptrdiff_t panel = 0; panel < h->panels; panel++)
-        kernel->finish(sums + panel * 16 * LUT_TOKENS, LUT_TOKENS, y + 16 * panel, 16 * h->panels, 16, h->tokens, NULL, 0, NULL);
+    for (ptrdiff_t i = 0; i < squares; i++)
+        for (ptrdiff_t panel = 0; panel < h->panels; panel++)
+            kernel->finish(sums[i] + panel * 16 * LUT_SQUARE, LUT_SQUARE, y + i * LUT_SQUARE * 16 * h->panels + 16 * panel,
+                           16 * h->panels, 16, h->tokens - i * LUT_SQUARE < LUT_SQUARE ? h->tokens - i * LUT_SQUARE : LUT_SQUARE,
+                           NULL, 0, NULL);
+}
+
+/* The largest sum of magnitudes over the first 252 columns, or all. */
+static ptrdiff_t largest_sum(const lut_header *h, const int8_t *x, ptrdiff_t cols) {
+    ptrdiff_t largest = 0;
+    for (ptrdiff_t t = 0; t < h->tokens; t++) {
+        ptrdiff_t sum = 0;
+        for (ptrdiff_t c = 0; c < cols; c++) sum += abs(x[t * h->tiles * h->tile_cols + c]);
+        largest = sum > largest ? sum : largest;
+    }
+    return largest;
 }
 
 /* header, w, x, y[token][row] */
@@ -185,11 +203,16 @@ static void lut_case(FILE *file, int kind) {
     const guarded x = read_array(file, (size_t)(h.tokens * h.tiles * h.tile_cols));
     const guarded expected = read_array(file, (size_t)(h.tokens * h.panels * 16) * sizeof(int32_t));
     const guarded y = guarded_array(expected.size);
+    const ptrdiff_t all = h.tiles * h.tile_cols, cols = all < 252 ? all : 252, largest = largest_sum(&h, x.data, cols);
     for (int k = 0; LUT_KERNELS[k].isa; k++)
         for (const bitnet_kernel *one = PANEL_KERNELS[kind - LUT_I2]; one->isa; one++) {
-            if (!can_run(LUT_KERNELS[k].needs) || one->index == NULL || strcmp(one->isa, LUT_KERNELS[k].isa)) continue;
+            const bitnet_lut_kernel *kernel = &LUT_KERNELS[k];
+            if (!can_run(one->needs) || one->look_up.index == NULL || one->look_up.needs != kernel->needs) continue;
+            if (h.tokens > LUT_SQUARE * kernel->squares) continue;
+            const ptrdiff_t found = kernel->largest(x.data, all, h.tokens, cols);
+            COMPARE(kind, one->isa, "largest", ptrdiff_t, &found, &largest, 1);
             memset(y.data, 0x5a, y.size);
-            look_up_all(&LUT_KERNELS[k], one->index, &h, w.data, x.data, y.data);
+            look_up_all(kernel, &one->look_up, &h, w.data, x.data, y.data);
             COMPARE(kind, one->isa, "y", int32_t, y.data, expected.data, h.tokens * h.panels * 16);
             equal_cases[kind][k]++;
         }

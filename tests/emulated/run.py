@@ -210,7 +210,8 @@ def wide_cases(file, rng):
 def lut_cases(file, rng):
     """Whole products by look-up, of as many tiles as one part and of more."""
     values = [(None, None), (0, -128), (2, -128), (0, 127), (1, -128)]
-    for kind, tiles, panels, tokens in itertools.product([I2, T5], [1, 2, 3, 12, 13, 14, 15, 31], [1, 3], [1, 7, 16]):
+    tile_counts, token_counts = [1, 2, 3, 10, 11, 12, 13, 14, 15, 31], [1, 7, 16, 17, 32]
+    for kind, tiles, panels, tokens in itertools.product([I2, T5], tile_counts, [1, 3], token_counts):
         for code, x_value in values if panels == 1 else values[:1]:
             cols = tiles * TILE_COLS[kind]
             codes = rng.integers(0, 3, (16 * panels, cols)) if code is None else np.full((16 * panels, cols), code)

@@ -12,8 +12,9 @@
 #  include <simde/x86/avx2.h>
 #  include <simde/x86/avx512.h>
 
-/* A macro, as a newer SIMDe has the type. */
+/* Macros, as a newer SIMDe has the types. */
 #  define __mmask64 uint64_t
+#  define __mmask16 uint16_t
 
 #  ifndef _mm256_zeroupper
 #    define _mm256_zeroupper() ((void)0)
@@ -90,6 +91,81 @@ static int32_t _mm512_reduce_add_epi32(__m512i a) {
     uint32_t sum = 0;
     for (int i = 0; i < 16; i++) sum += in[i];
     return (int32_t)sum;
+}
+#  endif
+
+#  ifndef _mm512_mask_loadu_epi8
+static __m512i _mm512_mask_loadu_epi8(__m512i before, uint64_t mask, const void *from) {
+    LANES(uint8_t, lanes, before);
+    for (int i = 0; i < 64; i++)
+        if (mask >> i & 1) lanes[i] = ((const uint8_t *)from)[i];
+    VECTOR(__m512i, lanes);
+}
+#  endif
+
+#  ifndef _mm512_maskz_loadu_epi8
+#    define _mm512_maskz_loadu_epi8(mask, from) _mm512_mask_loadu_epi8(_mm512_setzero_si512(), mask, from)
+#  endif
+
+#  ifndef _mm512_maskz_loadu_ps
+static __m512 _mm512_maskz_loadu_ps(uint16_t mask, const void *from) {
+    float lanes[16] = {0};
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) lanes[i] = ((const float *)from)[i];
+    VECTOR(__m512, lanes);
+}
+#  endif
+
+#  ifndef _mm512_mask_storeu_epi32
+static void _mm512_mask_storeu_epi32(void *to, uint16_t mask, __m512i a) {
+    LANES(int32_t, lanes, a);
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) ((int32_t *)to)[i] = lanes[i];
+}
+#  endif
+
+#  ifndef _mm512_cvtepi16_epi32
+static __m512i _mm512_cvtepi16_epi32(__m256i a) {
+    LANES(int16_t, in, a);
+    int32_t out[16];
+    for (int i = 0; i < 16; i++) out[i] = in[i];
+    VECTOR(__m512i, out);
+}
+#  endif
+
+#  ifndef _mm512_cvtepu8_epi16
+static __m512i _mm512_cvtepu8_epi16(__m256i a) {
+    LANES(uint8_t, in, a);
+    uint16_t out[32];
+    for (int i = 0; i < 32; i++) out[i] = in[i];
+    VECTOR(__m512i, out);
+}
+#  endif
+
+#  ifndef _mm512_cvtepi32_ps
+static __m512 _mm512_cvtepi32_ps(__m512i a) {
+    LANES(int32_t, in, a);
+    float out[16];
+    for (int i = 0; i < 16; i++) out[i] = (float)in[i];
+    VECTOR(__m512, out);
+}
+#  endif
+
+#  ifndef _mm512_shuffle_epi32
+static __m512i _mm512_shuffle_epi32(__m512i a, int order) {
+    LANES(uint32_t, in, a);
+    uint32_t out[16];
+    for (int i = 0; i < 16; i++) out[i] = in[i / 4 * 4 + (order >> 2 * (i % 4) & 3)];
+    VECTOR(__m512i, out);
+}
+#  endif
+
+#  ifndef _mm512_reduce_add_epi64
+static int64_t _mm512_reduce_add_epi64(__m512i a) {
+    LANES(uint64_t, in, a);
+    uint64_t sum = 0;
+    for (int i = 0; i < 8; i++) sum += in[i];
+    return (int64_t)sum;
 }
 #  endif
 

@@ -136,12 +136,15 @@ BITNET_INLINE __m256i i2_places_avx2(__m256i packed_u8x32) {
     return _mm256_add_epi8(_mm256_shuffle_epi8(first_u8x32, low_u8x32), _mm256_shuffle_epi8(last_u8x32, high_u8x32));
 }
 
-BITNET_KERNEL void i2_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
-                                 uint8_t *indices, ptrdiff_t tile_bytes) {
-    BITNET_ASSERT_INDEX(w, indices, tile_bytes);
-    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += 2 * BITNET_TILE_BYTES)
-        for (ptrdiff_t tile = 0; tile < tiles; tile++) {
-            uint8_t *to = indices + tile * tile_bytes;
+BITNET_KERNEL void i2_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles, ptrdiff_t pass,
+                                 ptrdiff_t passes, int shift, uint8_t *indices) {
+    BITNET_ASSERT_INDEX(w, panel_bytes, indices);
+    BITNET_ASSERT(shift == 5);
+    (void)shift;
+    const ptrdiff_t first = 2 * pass, last = 2 * (pass + passes) < tiles ? 2 * (pass + passes) : tiles;
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += LUT_CODES_AT)
+        for (ptrdiff_t tile = first; tile < last; tile++) {
+            uint8_t *to = indices + (tile - first) / 2 * panels * LUT_CODES_AT + tile % 2 * 128;
             BITNET_PREFETCH(w + LUT_PANELS_AHEAD * panel_bytes + tile * BITNET_TILE_BYTES);
             for (int half = 0; half < 2; half++, to += 64) {
                 const __m256i places_u8x32 =

@@ -10,8 +10,8 @@
 #ifndef BITNET_I2_AVX512VNNI_H
 #define BITNET_I2_AVX512VNNI_H
 
-#include "gemm_expand_avx512vnni.h"
 #include "kernel.h"
+#include "lut_index_avx512vnni.h"
 
 #if BITNET_X86
 BITNET_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
@@ -99,25 +99,47 @@ BITNET_KERNEL void i2_panel_avx512vnni(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
-/* The codes of the five groups from `first` on. */
-BITNET_INLINE void i2_groups_avx512vnni(const uint8_t *w, const int first, __m512i groups_u8x64[GEMM_GROUPS]) {
-    for (int g = 0; g < GEMM_GROUPS; g++) {
-        const __m512i tile_u8x64 = _mm512_load_si512(w + (first + g) / 4 * BITNET_TILE_BYTES);
-        groups_u8x64[g] = _mm512_and_si512(_mm512_srli_epi16(tile_u8x64, 2 * ((first + g) % 4)), _mm512_set1_epi8(0x03));
-    }
+/* The places of a tile's sums, numbers 0 to 80, of bytes of four codes: what the two codes of each nibble give. A 3, which is
+ * no code, counts as 2. */
+BITNET_INLINE void i2_places_avx512vnni(const uint8_t *w, int shift, uint8_t *places) {
+    const __m512i nibble_u8x64 = _mm512_set1_epi8(0x0f);
+    const __m512i first_u8x64 = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 27, 54, 54, 9, 36, 63, 63, 18, 45, 72, 72, 18, 45, 72, 72));
+    const __m512i last_u8x64 = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 3, 6, 6, 1, 4, 7, 7, 2, 5, 8, 8, 2, 5, 8, 8));
+    const __m512i packed_u8x64 = _mm512_load_si512(w);
+    const __m512i low_u8x64 = _mm512_and_si512(packed_u8x64, nibble_u8x64);
+    const __m512i high_u8x64 = _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 4), nibble_u8x64);
+    lut_store_places_avx512vnni(places, shift, _mm512_add_epi8(_mm512_shuffle_epi8(first_u8x64, low_u8x64),
+                                                               _mm512_shuffle_epi8(last_u8x64, high_u8x64)));
 }
 
-/* Four steps are five tiles. */
-BITNET_KERNEL void i2_expand_avx512vnni(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights) {
-    BITNET_ASSERT_EXPAND(w, panel_bytes, steps);
-    for (ptrdiff_t step = 0; step < steps; step += 4, w += 5 * BITNET_TILE_BYTES, weights += 4 * GEMM_WEIGHT_BYTES)
-        for (int pair = 0; pair < 2; pair++)
-            for (int s = 0; s < 4; s++) {
-                __m512i a_u8x64[GEMM_GROUPS], b_u8x64[GEMM_GROUPS];
-                i2_groups_avx512vnni(w + 2 * pair * panel_bytes, GEMM_GROUPS * s, a_u8x64);
-                i2_groups_avx512vnni(w + (2 * pair + 1) * panel_bytes, GEMM_GROUPS * s, b_u8x64);
-                gemm_store_avx512vnni(weights + s * GEMM_WEIGHT_BYTES, pair, a_u8x64, b_u8x64);
+/* The codes of a tile that is multiplied. */
+BITNET_INLINE void i2_multiplied_avx512vnni(const uint8_t *w, uint8_t *codes) {
+    const __m512i packed_u8x64 = _mm512_load_si512(w);
+    __m512i groups_u8x64[4];
+    for (int g = 0; g < 4; g++)
+        groups_u8x64[g] = _mm512_and_si512(_mm512_srli_epi16(packed_u8x64, 2 * g), _mm512_set1_epi8(0x03));
+    lut_store_codes_avx512vnni(codes, groups_u8x64);
+}
+
+/* Any codes will do where there is no tile. */
+BITNET_KERNEL void i2_index_avx512vnni(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
+                                       ptrdiff_t pass, ptrdiff_t passes, int shift, uint8_t *indices) {
+    BITNET_ASSERT_INDEX(w, panel_bytes, indices);
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += LUT_MULTIPLIED_PASS_BYTES)
+        for (ptrdiff_t p = 0; p < passes; p++) {
+            uint8_t *to = indices + p * panels * LUT_MULTIPLIED_PASS_BYTES;
+            for (int i = 0; i < 3; i++) {
+                const ptrdiff_t tile = 3 * (pass + p) + i;
+                const uint8_t *at = w + (tile < tiles ? tile : tiles - 1) * BITNET_TILE_BYTES;
+                BITNET_PREFETCH(at + LUT_PANELS_AHEAD * panel_bytes);
+                if (i < 2)
+                    i2_places_avx512vnni(at, shift, to + 128 * i);
+                else
+                    i2_multiplied_avx512vnni(at, to + LUT_CODES_AT);
             }
+        }
     _mm256_zeroupper();
 }
 

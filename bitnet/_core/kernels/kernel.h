@@ -12,7 +12,7 @@
  *
  * One kernel serves decoding (one token) and prefill (many): it decodes a tile's codes once, into registers, and
  * multiplies them with up to 8 tokens. With 128 tokens i2 runs so at 0.90 to 0.95 of the multiply peak of AVX512-VNNI
- * (bench/README.md). Only gemm_kernel.h and lut_kernel.h go beyond that peak. */
+ * (bench/README.md). Only lut_kernel.h goes beyond that peak. */
 #ifndef BITNET_KERNEL_H
 #define BITNET_KERNEL_H
 
@@ -51,34 +51,37 @@ typedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, ptrdiff_t x_stri
         BITNET_ASSERT((tokens) >= 1 && (tokens) <= BITNET_TOKENS);                                                     \
     } while (0)
 
-/* Expands `steps` steps of four panels, the first at w, for products of many tokens (gemm_kernel.h). Steps are taken up to
- * the next that ends with a tile. */
-typedef void (*bitnet_expand)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights);
+/* Makes what look-ups read (lut_kernel.h) in `passes` passes from `pass` on of a part of `tiles` tiles, of each of `panels`
+ * panels, the first at w: pass by pass, and within a pass panel by panel. Tables have 1 << shift bytes a sum. */
+typedef void (*bitnet_index)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles, ptrdiff_t pass,
+                             ptrdiff_t passes, int shift, uint8_t *indices);
 
 /* Its first line. */
-#define BITNET_ASSERT_EXPAND(w, panel_bytes, steps)                                                                    \
-    do {                                                                                                               \
-        BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0 && (panel_bytes) % BITNET_TILE_BYTES == 0);              \
-        BITNET_ASSERT((steps) > 0 && (steps) <= GEMM_STEPS);                                                           \
-    } while (0)
+#define BITNET_ASSERT_INDEX(w, panel_bytes, indices)                                                                   \
+    BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0 && (panel_bytes) % BITNET_TILE_BYTES == 0 &&                 \
+                  (uintptr_t)(indices) % 64 == 0)
 
-/* Makes the places of sums in look-up tables (lut_kernel.h) of `tiles` tiles of each of `panels` panels, the first at w.
- * Those of a tile begin tile_bytes after those of the one before it. */
-typedef void (*bitnet_index)(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles, uint8_t *indices,
-                             ptrdiff_t tile_bytes);
+/* How products of many tokens look sums up. */
+typedef struct {
+    bitnet_index index;     /* NULL: they do not */
+    uint32_t needs;         /* of the kernel that looks up (lut.h), which reads what `index` makes */
+    ptrdiff_t part_tiles;   /* of a part, at most */
+    ptrdiff_t part_passes;  /* likewise; fewer tiles need one pass for pass_tiles, and no more */
+    ptrdiff_t pass_tiles;
+    ptrdiff_t pass_bytes;   /* of a pass and a panel, as made */
+    /* So many tokens, of the 16 of a square and of the 32 of two the last ones (measured: bench/README.md); the latter 0 where
+     * there are not two. */
+    ptrdiff_t from, wide_from;
+} bitnet_look_up;
 
-/* Its first line. */
-#define BITNET_ASSERT_INDEX(w, indices, tile_bytes)                                                                    \
-    BITNET_ASSERT((uintptr_t)(w) % BITNET_TILE_BYTES == 0 && (uintptr_t)(indices) % 32 == 0 && (tile_bytes) % 32 == 0)
+/* None. */
+#define BITNET_NO_LOOK_UP {NULL, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct {
     const char *isa; /* its name in feature.h, in BITNET_ISA and in `bitnet doctor` */
     uint32_t needs;  /* the features it cannot do without */
     bitnet_panel panel;
-    bitnet_expand expand; /* where products of many tokens have a kernel; or NULL */
-    ptrdiff_t expands_from; /* so many tokens, from which on that pays (measured: bench/README.md) */
-    bitnet_index index; /* where products of many tokens look sums up; or NULL */
-    ptrdiff_t looks_up_from; /* likewise so many tokens: of the up to 16 that a table is for, the last ones */
+    bitnet_look_up look_up;
 } bitnet_kernel;
 
 #endif

@@ -13,10 +13,37 @@
 #if BITNET_X86
 BITNET_TARGET("avx2")
 
+enum { LUT_SUM_BYTES = 2 * LUT_SQUARE, LUT_TABLE_BYTES = LUT_SUMS * LUT_SUM_BYTES };
+
+BITNET_KERNEL ptrdiff_t lut_largest_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t tokens, ptrdiff_t cols) {
+    BITNET_ASSERT(cols > 0 && cols <= LUT_PART_COLS && cols % 4 == 0);
+    ptrdiff_t largest = 0;
+    for (ptrdiff_t t = 0; t < tokens; t++, x += x_stride) {
+        __m256i sums_u64x4 = _mm256_setzero_si256();
+        ptrdiff_t c = 0;
+        for (; c + 32 <= cols; c += 32) {
+            const __m256i magnitude_u8x32 = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)(x + c)));
+            sums_u64x4 = _mm256_add_epi64(sums_u64x4, _mm256_sad_epu8(magnitude_u8x32, _mm256_setzero_si256()));
+        }
+        for (; c < cols; c += 4) {
+            int32_t four;
+            memcpy(&four, x + c, 4);
+            const __m256i magnitude_u8x32 = _mm256_abs_epi8(_mm256_zextsi128_si256(_mm_cvtsi32_si128(four)));
+            sums_u64x4 = _mm256_add_epi64(sums_u64x4, _mm256_sad_epu8(magnitude_u8x32, _mm256_setzero_si256()));
+        }
+        const __m128i sums_u64x2 =
+            _mm_add_epi64(_mm256_castsi256_si128(sums_u64x4), _mm256_extracti128_si256(sums_u64x4, 1));
+        const ptrdiff_t sum = _mm_cvtsi128_si32(sums_u64x2) + _mm_extract_epi32(sums_u64x2, 2);
+        largest = sum > largest ? sum : largest;
+    }
+    _mm256_zeroupper();
+    return largest;
+}
+
 /* v[c] = the int16 inputs of 16 tokens, for columns c = 0 to 15. Four times: what is 8 apart becomes neighbours. */
 BITNET_INLINE void lut_columns_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t tokens, __m256i v_i16x16[16]) {
     __m128i a_i8x16[16], b_i8x16[16];
-    for (int t = 0; t < LUT_TOKENS; t++)
+    for (int t = 0; t < LUT_SQUARE; t++)
         a_i8x16[t] = t < tokens ? _mm_loadu_si128((const __m128i *)(x + t * x_stride)) : _mm_setzero_si128();
     for (int round = 0; round < 4; round++) {
         for (int i = 0; i < 8; i++) {
@@ -31,7 +58,7 @@ BITNET_INLINE void lut_columns_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff
 /* The same of four columns. */
 BITNET_INLINE void lut_four_columns_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t tokens, __m256i v_i16x16[4]) {
     const __m128i by_column = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    int32_t fours[LUT_TOKENS] = {0};
+    int32_t fours[LUT_SQUARE] = {0};
     __m128i a_i8x16[4];
     for (int t = 0; t < tokens; t++) memcpy(&fours[t], x + t * x_stride, 4);
     for (int i = 0; i < 4; i++)
@@ -66,11 +93,12 @@ BITNET_INLINE void lut_table_avx2(__m256i v0_i16x16, __m256i v1_i16x16, __m256i 
                                _mm256_add_epi16(a_i16x16[i], b_i16x16[j]));
 }
 
-BITNET_KERNEL void lut_tables_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t tokens, ptrdiff_t tiles,
+BITNET_KERNEL void lut_tables_avx2(const int8_t *x, ptrdiff_t x_stride, ptrdiff_t tokens, ptrdiff_t tiles, ptrdiff_t pass,
                                    ptrdiff_t tile_cols, uint8_t *tables) {
-    BITNET_ASSERT((uintptr_t)tables % LUT_SUM_BYTES == 0 && tokens > 0 && tokens <= LUT_TOKENS);
-    BITNET_ASSERT(tiles > 0 && tiles <= LUT_TILES && (tile_cols == 16 || tile_cols == 20));
-    for (ptrdiff_t tile = 0; tile < tiles; tile++, x += tile_cols) {
+    BITNET_ASSERT((uintptr_t)tables % LUT_SUM_BYTES == 0 && tokens > 0 && tokens <= LUT_SQUARE);
+    BITNET_ASSERT(2 * pass < tiles && (tile_cols == 16 || tile_cols == 20));
+    x += 2 * pass * tile_cols;
+    for (ptrdiff_t tile = 2 * pass; tile < tiles && tile < 2 * pass + 2; tile++, x += tile_cols) {
         __m256i v_i16x16[16];
         lut_columns_avx2(x, x_stride, tokens, v_i16x16);
         for (int c = 0; c < 4; c++, tables += LUT_TABLE_BYTES)
@@ -88,13 +116,13 @@ BITNET_INLINE __m256i lut_add_avx2(__m256i sum_i16x16, const uint8_t *table, uin
     return _mm256_add_epi16(sum_i16x16, _mm256_load_si256((const __m256i *)(table + place)));
 }
 
-/* Adds of each of `tiles` tiles four sums, or five, for two rows; all but `run` and `row` are constants where this is inlined. */
-BITNET_INLINE void lut_two_rows_avx2(const lut_run *run, ptrdiff_t row, const int tiles, const int has_fifth,
+/* Adds of each of `tiles` tiles four sums, or five, for two rows; all but `panel`, `tables` and `row` are constants where this
+ * is inlined. */
+BITNET_INLINE void lut_two_rows_avx2(const uint8_t *panel, const uint8_t *tables, int row, const int tiles, const int has_fifth,
                                      __m256i *one_i16x16, __m256i *two_i16x16) {
-    const ptrdiff_t groups = has_fifth ? 5 : 4;
     __m256i one = *one_i16x16, two = *two_i16x16;
     for (int tile = 0; tile < tiles; tile++) {
-        const uint8_t *at = run->indices + tile * run->tile_bytes, *table = run->tables + tile * groups * LUT_TABLE_BYTES;
+        const uint8_t *at = panel + 128 * tile, *table = tables + tile * (has_fifth ? 5 : 4) * LUT_TABLE_BYTES;
         uint64_t first, second;
         memcpy(&first, at + 8 * row, 8);
         memcpy(&second, at + 8 * row + 8, 8);
@@ -108,7 +136,7 @@ BITNET_INLINE void lut_two_rows_avx2(const lut_run *run, ptrdiff_t row, const in
         two = lut_add_avx2(two, table + 3 * LUT_TABLE_BYTES, second >> 48);
         if (has_fifth) {
             uint32_t both;
-            memcpy(&both, at + run->fifth_at + 2 * row, 4);
+            memcpy(&both, panel + LUT_CODES_AT + 32 * tile + 2 * row, 4);
             one = lut_add_avx2(one, table + 4 * LUT_TABLE_BYTES, both & 0xffff);
             two = lut_add_avx2(two, table + 4 * LUT_TABLE_BYTES, both >> 16);
         }
@@ -129,25 +157,25 @@ BITNET_INLINE void lut_widen_avx2(__m256i sum_i16x16, int32_t *sums, int is_new)
 
 BITNET_INLINE void lut_rows_avx2(const lut_run *run, const int tiles, const int has_fifth) {
     const lut_run r = *run; /* whose members no store can change */
+    const uint8_t *at_panel = r.indices;
     int16_t *at = r.short_sums;
-    for (ptrdiff_t panel = 0; panel < r.panels; panel++) {
-        for (int tile = 0; tile < tiles; tile++) BITNET_PREFETCH_L2(r.next + panel * r.next_step + 64 * tile);
-        for (int row = 0; row < LUT_ROWS; row += 2, at += 2 * LUT_TOKENS) {
+    for (ptrdiff_t panel = 0; panel < r.panels; panel++, at_panel += has_fifth ? LUT_FIFTH_PASS_BYTES : LUT_CODES_AT) {
+        for (ptrdiff_t i = 0; i < r.next_lines; i++) BITNET_PREFETCH_L2(r.next + panel * r.next_step + 64 * i);
+        int32_t *sums = lut_panel_sums(&r.sums[0], panel);
+        for (ptrdiff_t row = r.fetch_from; row < r.fetch_to; row++) BITNET_PREFETCH_L2(sums + row * r.sums[0].row_step);
+        for (int row = 0; row < LUT_ROWS; row += 2, at += 2 * LUT_SQUARE, sums += 2 * r.sums[0].row_step) {
             __m256i one_i16x16 = _mm256_setzero_si256(), two_i16x16 = _mm256_setzero_si256();
             if (!r.is_first) {
                 one_i16x16 = _mm256_load_si256((const __m256i *)at);
-                two_i16x16 = _mm256_load_si256((const __m256i *)(at + LUT_TOKENS));
+                two_i16x16 = _mm256_load_si256((const __m256i *)(at + LUT_SQUARE));
             }
-            lut_two_rows_avx2(&r, LUT_ROWS * panel + row, tiles, has_fifth, &one_i16x16, &two_i16x16);
-            if (r.sums == NULL) {
+            lut_two_rows_avx2(at_panel, r.tables, row, tiles, has_fifth, &one_i16x16, &two_i16x16);
+            if (!r.is_last) {
                 _mm256_store_si256((__m256i *)at, one_i16x16);
-                _mm256_store_si256((__m256i *)(at + LUT_TOKENS), two_i16x16);
+                _mm256_store_si256((__m256i *)(at + LUT_SQUARE), two_i16x16);
             } else {
-                int32_t *sums = r.sums + panel * r.panel_step + row * r.row_step;
-                BITNET_PREFETCH_WRITE(sums + r.panel_step);
-                BITNET_PREFETCH_WRITE(sums + r.panel_step + r.row_step);
                 lut_widen_avx2(one_i16x16, sums, r.is_new);
-                lut_widen_avx2(two_i16x16, sums + r.row_step, r.is_new);
+                lut_widen_avx2(two_i16x16, sums + r.sums[0].row_step, r.is_new);
             }
         }
     }
@@ -155,8 +183,8 @@ BITNET_INLINE void lut_rows_avx2(const lut_run *run, const int tiles, const int 
 
 BITNET_KERNEL void lut_look_up_avx2(const lut_run *run) {
     BITNET_ASSERT((uintptr_t)run->tables % LUT_SUM_BYTES == 0 && (uintptr_t)run->short_sums % 32 == 0);
-    BITNET_ASSERT(run->tiles > 0 && run->tiles <= LUT_TILES);
-    switch (2 * run->tiles + (run->fifth_at != 0)) {
+    BITNET_ASSERT(run->tiles > 0 && run->tiles <= 2 && run->squares == 1);
+    switch (2 * run->tiles + (run->tile_cols == 20)) {
     case 2: lut_rows_avx2(run, 1, 0); break;
     case 3: lut_rows_avx2(run, 1, 1); break;
     case 4: lut_rows_avx2(run, 2, 0); break;
@@ -187,25 +215,25 @@ BITNET_INLINE void lut_turn_avx2(const int32_t *from, int32_t *to, ptrdiff_t to_
 
 BITNET_KERNEL void lut_finish_avx2(const int32_t *sums, ptrdiff_t row_step, void *y, ptrdiff_t y_stride, ptrdiff_t rows,
                                    ptrdiff_t tokens, const float *scales, ptrdiff_t scale_step, const float *factors) {
-    BITNET_ALIGN64 int32_t by_row[LUT_ROWS * LUT_TOKENS], by_token[LUT_ROWS * LUT_TOKENS];
-    const int is_whole = rows == LUT_ROWS && tokens == LUT_TOKENS;
+    BITNET_ALIGN64 int32_t by_row[LUT_ROWS * LUT_SQUARE], by_token[LUT_ROWS * LUT_SQUARE];
+    const int is_whole = rows == LUT_ROWS && tokens == LUT_SQUARE;
     int32_t *to = is_whole ? (int32_t *)y : by_token;
     const ptrdiff_t to_stride = is_whole ? y_stride : LUT_ROWS;
-    float token_factors[LUT_TOKENS] = {0};
+    float token_factors[LUT_SQUARE] = {0};
     for (ptrdiff_t t = 0; t < tokens && scales != NULL; t++) token_factors[t] = factors[t];
     for (ptrdiff_t r = 0; r < rows; r++)
-        for (int half = 0; half < LUT_TOKENS; half += 8) {
+        for (int half = 0; half < LUT_SQUARE; half += 8) {
             __m256i sum_i32x8 = _mm256_loadu_si256((const __m256i *)(sums + r * row_step + half));
             if (scales != NULL) {
                 const __m256 factor_f32x8 =
                     _mm256_mul_ps(_mm256_set1_ps(scales[r * scale_step]), _mm256_loadu_ps(token_factors + half));
                 sum_i32x8 = _mm256_castps_si256(_mm256_mul_ps(_mm256_cvtepi32_ps(sum_i32x8), factor_f32x8));
             }
-            _mm256_store_si256((__m256i *)(by_row + LUT_TOKENS * r + half), sum_i32x8);
+            _mm256_store_si256((__m256i *)(by_row + LUT_SQUARE * r + half), sum_i32x8);
         }
-    for (ptrdiff_t r = rows; r < LUT_ROWS; r++) memset(by_row + LUT_TOKENS * r, 0, LUT_TOKENS * sizeof(int32_t));
+    for (ptrdiff_t r = rows; r < LUT_ROWS; r++) memset(by_row + LUT_SQUARE * r, 0, LUT_SQUARE * sizeof(int32_t));
     for (int r = 0; r < LUT_ROWS; r += 8)
-        for (int t = 0; t < LUT_TOKENS; t += 8) lut_turn_avx2(by_row + LUT_TOKENS * r + t, to + t * to_stride + r, to_stride);
+        for (int t = 0; t < LUT_SQUARE; t += 8) lut_turn_avx2(by_row + LUT_SQUARE * r + t, to + t * to_stride + r, to_stride);
     if (!is_whole)
         for (ptrdiff_t t = 0; t < tokens; t++)
             memcpy((int32_t *)y + t * y_stride, by_token + LUT_ROWS * t, (size_t)rows * sizeof(int32_t));

@@ -90,14 +90,17 @@ BITNET_INLINE void t5_places_avx2(const uint8_t *w, uint8_t *places, __m256i *fi
     *fifth_u16x16 = _mm256_mulhi_epu16(_mm256_slli_epi16(both_u16x16, 8), _mm256_set1_epi16(3));
 }
 
-BITNET_KERNEL void t5_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
-                                 uint8_t *indices, ptrdiff_t tile_bytes) {
-    BITNET_ASSERT_INDEX(w, indices, tile_bytes);
+BITNET_KERNEL void t5_index_avx2(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles, ptrdiff_t pass,
+                                 ptrdiff_t passes, int shift, uint8_t *indices) {
+    BITNET_ASSERT_INDEX(w, panel_bytes, indices);
+    BITNET_ASSERT(shift == 5);
+    (void)shift;
     const __m256i powers_i16x16 = _mm256_set1_epi64x(0x000100030009001b); /* 27, 9, 3, 1 */
-    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes)
-        for (ptrdiff_t tile = 0; tile < tiles; tile++) {
-            uint8_t *to = indices + tile * tile_bytes + panel * 2 * BITNET_TILE_BYTES;
-            uint8_t *fifth = indices + tile * tile_bytes + panels * 2 * BITNET_TILE_BYTES + panel * 32;
+    const ptrdiff_t first = 2 * pass, last = 2 * (pass + passes) < tiles ? 2 * (pass + passes) : tiles;
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += LUT_FIFTH_PASS_BYTES)
+        for (ptrdiff_t tile = first; tile < last; tile++) {
+            uint8_t *start = indices + (tile - first) / 2 * panels * LUT_FIFTH_PASS_BYTES;
+            uint8_t *to = start + tile % 2 * 128, *fifth = start + LUT_CODES_AT + tile % 2 * 32;
             const uint8_t *at = w + tile * BITNET_TILE_BYTES;
             BITNET_PREFETCH(at + LUT_PANELS_AHEAD * panel_bytes);
             __m256i sums_i32x8[4];

@@ -11,8 +11,8 @@
 #ifndef BITNET_T5_AVX512VBMI_H
 #define BITNET_T5_AVX512VBMI_H
 
-#include "gemm_expand_avx512vnni.h"
 #include "kernel.h"
+#include "lut_index_avx512vnni.h"
 #include "t5_codes.h"
 
 #if BITNET_X86
@@ -122,26 +122,56 @@ BITNET_KERNEL void t5_panel_avx512vbmi(const uint8_t *w, const int8_t *x, ptrdif
     _mm256_zeroupper();
 }
 
-/* The codes of a tile's five groups, each in its own byte. */
-BITNET_INLINE void t5_groups_avx512vbmi(const uint8_t *w, __m512i groups_u8x64[GEMM_GROUPS]) {
-    const __m512i ones_u8x64 = _mm512_set1_epi8(0x03);
-    __m512i others_u8x64;
-    t5_codes_avx512vbmi(w, &groups_u8x64[0], &others_u8x64);
-    groups_u8x64[1] = _mm512_and_si512(others_u8x64, ones_u8x64);
-    groups_u8x64[2] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 2), ones_u8x64);
-    groups_u8x64[3] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 4), ones_u8x64);
-    groups_u8x64[4] = _mm512_and_si512(_mm512_srli_epi16(others_u8x64, 6), ones_u8x64);
+/* Of 32 bytes s: the places of the sums of their first four digits, and the codes of the fifth. packings/t5.pyx has
+ *
+ *     81 s = 256 (27 w0 + 9 w1 + 3 w2 + w3) + s',   s' an int8;   w4 = (3 s' + 128) >> 8
+ *
+ * so 81 s + 128 + 256 * 40, which is positive, has the place in its upper byte and s' + 128 in the lower one. */
+BITNET_INLINE __m512i t5_places_avx512vbmi(const uint8_t *w, int shift, uint8_t *places) {
+    const __m512i bytes_i16x32 = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i *)w));
+    const __m512i both_u16x32 = _mm512_add_epi16(_mm512_mullo_epi16(bytes_i16x32, _mm512_set1_epi16(81)),
+                                                 _mm512_set1_epi16(128 + 256 * 40));
+    _mm512_store_si512(places, _mm512_slli_epi16(_mm512_srli_epi16(both_u16x32, 8), shift));
+    return _mm512_srli_epi16(_mm512_maddubs_epi16(both_u16x32, _mm512_set1_epi16(3)), 8);
 }
 
-/* A step is a tile. */
-BITNET_KERNEL void t5_expand_avx512vbmi(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t steps, uint8_t *weights) {
-    BITNET_ASSERT_EXPAND(w, panel_bytes, steps);
-    for (ptrdiff_t step = 0; step < steps; step++, w += BITNET_TILE_BYTES, weights += GEMM_WEIGHT_BYTES)
-        for (int pair = 0; pair < 2; pair++) {
-            __m512i a_u8x64[GEMM_GROUPS], b_u8x64[GEMM_GROUPS];
-            t5_groups_avx512vbmi(w + 2 * pair * panel_bytes, a_u8x64);
-            t5_groups_avx512vbmi(w + (2 * pair + 1) * panel_bytes, b_u8x64);
-            gemm_store_avx512vnni(weights, pair, a_u8x64, b_u8x64);
+/* Those of a tile. */
+BITNET_INLINE __m512i t5_tile_places_avx512vbmi(const uint8_t *w, int shift, uint8_t *places) {
+    const __m512i low_u16x32 = t5_places_avx512vbmi(w, shift, places);
+    const __m512i high_u16x32 = t5_places_avx512vbmi(w + 32, shift, places + 64);
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(low_u16x32, high_u16x32));
+}
+
+/* The codes of one of a tile's five groups, of those that t5_codes_avx512vbmi() makes. */
+BITNET_INLINE __m512i t5_group_avx512vbmi(__m512i first_u8x64, __m512i others_u8x64, int group) {
+    if (group == 0) return first_u8x64;
+    return _mm512_and_si512(_mm512_srl_epi16(others_u8x64, _mm_cvtsi32_si128(2 * (group - 1))), _mm512_set1_epi8(0x03));
+}
+
+/* Any codes will do where there is no tile. */
+BITNET_KERNEL void t5_index_avx512vbmi(const uint8_t *w, ptrdiff_t panel_bytes, ptrdiff_t panels, ptrdiff_t tiles,
+                                       ptrdiff_t pass, ptrdiff_t passes, int shift, uint8_t *indices) {
+    BITNET_ASSERT_INDEX(w, panel_bytes, indices);
+    for (ptrdiff_t panel = 0; panel < panels; panel++, w += panel_bytes, indices += LUT_MULTIPLIED_PASS_BYTES)
+        for (ptrdiff_t p = 0; p < passes; p++) {
+            uint8_t *to = indices + p * panels * LUT_MULTIPLIED_PASS_BYTES;
+            __m512i groups_u8x64[4], first_u8x64 = _mm512_setzero_si512(), others_u8x64 = first_u8x64;
+            for (int i = 0; i < 2; i++) {
+                const ptrdiff_t tile = 2 * (pass + p) + i;
+                const uint8_t *at = w + (tile < tiles ? tile : tiles - 1) * BITNET_TILE_BYTES;
+                BITNET_PREFETCH(at + LUT_PANELS_AHEAD * panel_bytes);
+                groups_u8x64[i] = t5_tile_places_avx512vbmi(at, shift, to + 128 * i);
+            }
+            for (int i = 0; i < 2; i++) {
+                const int group = (int)(2 * (pass + p)) + i;
+                const uint8_t *at = w + (10 + group / 5) * BITNET_TILE_BYTES;
+                if (10 + group / 5 < tiles && (i == 0 || group % 5 == 0)) {
+                    BITNET_PREFETCH(at + LUT_PANELS_AHEAD * panel_bytes);
+                    t5_codes_avx512vbmi(at, &first_u8x64, &others_u8x64);
+                }
+                groups_u8x64[2 + i] = t5_group_avx512vbmi(first_u8x64, others_u8x64, group % 5);
+            }
+            lut_store_codes_avx512vnni(to + LUT_CODES_AT, groups_u8x64);
         }
     _mm256_zeroupper();
 }

@@ -114,13 +114,9 @@ void __asan_unpoison_memory_region(void const volatile *address, size_t length);
 #  define OPS_SHUFFLE(v, ...) \
      __builtin_shuffle(v, (int32_t __attribute__((vector_size(64)))){__VA_ARGS__})
 #endif
-/* Loops whose registers a compiler cannot be trusted with; never where the kernels are emulated. */
 #if defined(BITNET_EMULATED)
-#  define BITNET_HAS_ASM 0
 #  define BITNET_DPBUSD_512(sum, unsigned_bytes, bytes) (sum = _mm512_dpbusd_epi32(sum, unsigned_bytes, bytes))
 #else
-#  define BITNET_HAS_ASM 1
-#  define BITNET_ASM __asm__ volatile
 /* gcc 12 moves the sums of the intrinsic from register to register, and half of 16 to memory. */
 #  define BITNET_DPBUSD_512(sum, unsigned_bytes, bytes) \
       __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(bytes))

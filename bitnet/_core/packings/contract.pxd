@@ -15,18 +15,21 @@ cdef extern from "kernels/kernel.h":
         BITNET_TOKENS
     ctypedef void (*bitnet_panel)(const uint8_t *w, const int8_t *x, Py_ssize_t x_stride, int32_t *sums,
                                   Py_ssize_t tiles, Py_ssize_t tokens) noexcept nogil
-    ctypedef void (*bitnet_expand)(const uint8_t *w, Py_ssize_t panel_bytes, Py_ssize_t steps,
-                                   uint8_t *weights) noexcept nogil
     ctypedef void (*bitnet_index)(const uint8_t *w, Py_ssize_t panel_bytes, Py_ssize_t panels, Py_ssize_t tiles,
-                                  uint8_t *indices, Py_ssize_t tile_bytes) noexcept nogil
+                                  Py_ssize_t first_pass, Py_ssize_t passes, int shift,
+                                  uint8_t *indices) noexcept nogil
+    # `least_tokens` is `from` in C.
+    ctypedef struct bitnet_look_up:
+        bitnet_index index
+        uint32_t needs
+        Py_ssize_t part_tiles, part_passes, pass_tiles, pass_bytes
+        Py_ssize_t least_tokens "from"
+        Py_ssize_t wide_from
     ctypedef struct bitnet_kernel:
         const char *isa
         uint32_t needs
         bitnet_panel panel
-        bitnet_expand expand
-        Py_ssize_t expands_from
-        bitnet_index index
-        Py_ssize_t looks_up_from
+        bitnet_look_up look_up
 
 ctypedef struct Packing:
     const char *name

@@ -1,17 +1,18 @@
-"""Products of many tokens: the integers and floats of the other kernels, bit for bit, where blocks and chunks end, on
+"""Products of many tokens: the integers and floats of the other kernels, bit for bit, where blocks and parts end, on
 each instruction set that has a kernel for them."""
 
 import numpy as np
 import pytest
 
-from bitnet._core import cpu, gemm, lut, matmul, packing
+from bitnet._core import cpu, lut, matmul, packing
 
-# Rows around a panel, a block of 64 and the 160 panels that are looked up together; columns around a tile (16 or 20), a
-# step of 20, a chunk of 320, and a part of look-ups, after which sums are widened (224 or 240); and a real model's.
-SHAPES = [(1, 1), (15, 20), (16, 16), (17, 33), (31, 224), (32, 241), (48, 448), (100, 479), (63, 100), (64, 20),
-          (64, 320), (65, 321), (130, 300), (257, 1000), (100, 819), (2560, 640), (2561, 40), (5136, 36)]  # fmt: skip
-# Around fours, a block of 16 that is looked up, and units of 8 blocks and of 256 tokens.
-TOKENS = [8, 9, 12, 13, 15, 16, 17, 24, 25, 28, 29, 32, 33, 35, 64, 128, 129, 140, 257, 300, 513]
+# Rows around a panel, a group of 16 panels, whose sums take turns with tokens, and the 160 panels of a unit; columns
+# around a tile (16 or 20), a pass (32 to 48), ten tiles of t5 (200) and a part (224 or 240); and a real model's.
+SHAPES = [(1, 1), (15, 20), (16, 16), (17, 33), (31, 224), (32, 241), (48, 448), (100, 479), (63, 100), (64, 48),
+          (64, 200), (65, 221), (130, 300), (256, 500), (257, 1000), (272, 250), (100, 819), (512, 16), (2560, 640),
+          (2561, 40), (5136, 36)]  # fmt: skip
+# Around eights, squares of 16, blocks of two, of which the last one is looked up from 24 on, and units of 8 blocks.
+TOKENS = [8, 9, 12, 13, 15, 16, 17, 24, 25, 31, 32, 33, 47, 48, 55, 64, 128, 129, 140, 257, 300, 513]
 
 
 @pytest.fixture(params=[name for name in ("avx512vbmi", "avx2") if name in cpu.possible_isas()])
@@ -34,8 +35,8 @@ def expected(codes, x):
 
 
 def test_the_kernel_is_there_where_the_cpu_has_the_instructions(isa):
-    assert gemm.kernel_name() == ("avx512vnni" if isa.startswith("avx512") else None)
-    assert lut.kernel_name() == ("avx2" if isa not in ("portable", "neon", "neondot") else None)
+    names = ["avx512vnni", "avx2"] if isa.startswith("avx512") else ["avx2"] if isa.startswith("avx") else []
+    assert lut.kernel_names() == names
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -53,6 +54,15 @@ def test_integers_are_exact(many, kind, rng, rows, cols, num_threads):
 def test_the_largest_sums_do_not_overflow(many, kind, code, value):
     codes, x = np.full((64, 6912), code, np.int8), np.full((36, 6912), value, np.int8)
     assert (matmul.matmul_int(packing.pack_codes(codes, 1.0, kind), x) == 6912 * code * value).all()
+
+
+@pytest.mark.parametrize("largest", [0, 1, 8, 40, 128])
+def test_sums_are_widened_in_time(many, kind, rng, largest):
+    """Short sums go on over as many columns as the magnitudes of the inputs allow, token by token."""
+    codes = rng.choice(np.array([-1, 1], np.int8), (48, 4000))
+    # Row 0's sums are the largest that there can be.
+    x = np.clip(codes[0] * rng.integers(0, largest + 1, (70, 1)), -128, 127).astype(np.int8)
+    np.testing.assert_array_equal(matmul.matmul_int(packing.pack_codes(codes, 1.0, kind), x), expected(codes, x))
 
 
 @pytest.mark.parametrize("per_row", [False, True])
