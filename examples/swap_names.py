@@ -5,10 +5,10 @@ python examples/swap_names.py stories.txt swapped.txt --copies 2 --seed 1
 
 A small model that reads "Lily" in every sixth story learns to write "Lily", whoever the prompt was about. In the copies
 that this writes, each name becomes another one, the same throughout the story, and so do kinds of animals that can
-stand in for each other and, where asked for, the one girl or boy of a story. What a model can still learn is to go on
-with whom it was given. A story stays as it is where a swap could make it untrue: two names of which one may be short
-for the other, an animal that barks or flies. Stories in which nothing was swapped are left out. Train on the copies
-together with the originals.
+stand in for each other and, where asked for, the one girl or boy of a story; or its hero loses the name. What a model
+can still learn is to go on with whom it was given. A story stays as it is where a swap could make it untrue: two names
+of which one may be short for the other, an animal that barks or flies. Stories in which nothing was swapped are left
+out. Train on the copies together with the originals.
 """
 
 import argparse
@@ -76,6 +76,12 @@ HEROES = [
     "gardener", "shepherd", "teacher", "doctor", "hunter", "cook", "king", "queen", "prince", "princess", "captain",
     "mermaid", "builder", "fisher", "genie", "goblin", "astronaut", "snowman", "inventor", "traveler",
 ]  # fmt: skip
+
+# How a hero is brought in by a name, and how it goes on after what somebody says.
+HERO = re.compile(r"\b([Aa]n?) ((?:[a-z]+ ){0,3}?)(girl|boy|dog|cat|rabbit|bunny|" + "|".join(ANIMALS)
+                  + r") (?:named|called) ([A-Z][a-z]+)\b(?! [A-Z])")  # fmt: skip
+SAYS = re.compile(r"(?: and [a-z ]+)? (?:said|asked|replied|answered|called|shouted|cried|yelled|whispered)\b")
+GREETED = re.compile(r"(?:^|,|\b[Hh]i|[Hh]ello|[Hh]ey|[Yy]ou)$")
 
 ONSETS = (*INVENTED, "bl", "ch", "cl", "cr", "fl", "fr", "gl", "gr", "j", "kl", "ph", "pl", "qu", "sh", "sl", "sn",
           "st", "th", "tw", "v", "y", "", "", "")  # fmt: skip
@@ -194,6 +200,54 @@ def swap_hero(story, rng):
     return re.sub(rf"\b{found[0]}\b", hero, re.sub(rf"\b{found[0].capitalize()}\b", hero.capitalize(), story))
 
 
+def drop_name(story, rng):
+    """Take the name from the hero whom a story brings in by it: "a girl named Lily" goes on as "the girl".
+
+    Three children of four become somebody else, too, an animal or one of `HEROES`, with the pronouns that they had.
+
+    Parameters
+    ----------
+    story : str
+    rng : random.Random
+
+    Returns
+    -------
+    str
+        The story itself where nobody is brought in so, or another of the same kind is there, or the name is spoken of.
+    """
+    found = HERO.search(story)
+    if found is None:
+        return story
+    article, adjectives, kind, name = found.groups()
+    if (
+        len(re.findall(rf"\b(?:[Aa]n?|(?:an)?other) (?:[a-z]+ ){{0,3}}{kind}\b", story)) > 1
+        or re.search(rf"\b(?:{kind}s|name (?:is|was)|(?:[Ll]ittle|[Pp]oor|[Dd]ear|I am|I'm) {name})\b", story)
+        or any(word != name and word[:3] == name[:3] for word in re.findall(r"[A-Z][a-z]+", story))
+    ):
+        return story
+    others = [one for one in (*HEROES, *ANIMALS) if not re.search(rf"\b{one}", story, re.IGNORECASE)]
+    hero = rng.choice(others) if kind in ("girl", "boy") and rng.random() < 0.75 else kind
+    article = article[0] + "n" * ((adjectives or hero)[0] in "aeiou")
+    story = f"{story[: found.start()]}{article} {adjectives}{hero}{story[found.end() :]}"
+    story = re.sub(rf"\b{kind}\b", hero, story)
+    adjective = adjectives if adjectives.count(" ") == 1 else ""
+    parts = story.split('"')
+    for i, part in enumerate(parts):
+
+        def replace(match, i=i, part=part):
+            before, after = part[: match.start()].rstrip(" "), part[match.end() :]
+            called = i % 2 and re.match("[,.!?]|$", after) and GREETED.search(before)
+            one = ("" if called else "the ") + (adjective if called or rng.random() < 0.3 else "") + hero
+            if before:
+                begins = before[-1] in ".!?\n"
+            else:  # after a quotation: who says it, or a new sentence
+                begins = i % 2 or i == 0 or (parts[i - 1][-1:] in (".", "!", "?") and not SAYS.match(after))
+            return one[0].upper() + one[1:] if begins else one
+
+        parts[i] = re.sub(rf"\b{name}\b", replace, part)
+    return '"'.join(parts)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stories", nargs="?", help=f"a text file, its stories separated by lines {END_OF_TEXT}")
@@ -204,6 +258,8 @@ def main(arguments=None):
                         help="this share of the names is made up, of many kinds of syllables (default: 0)")  # fmt: skip
     parser.add_argument("--heroes", type=float, default=0.0, metavar="SHARE",
                         help="in this share of the stories about a girl or boy it is a robot, ...")  # fmt: skip
+    parser.add_argument("--nameless", type=float, default=0.0, metavar="SHARE",
+                        help="in this share of the stories the hero loses the name: the girl, the fox ...")  # fmt: skip
     parser.add_argument("--several", action="store_true", help="only stories in which two or more have a name")
     parser.add_argument("--never", nargs="+", default=(), metavar="NAME", help="names that are given to nobody")
     chosen = parser.parse_args(arguments)
@@ -225,6 +281,8 @@ def main(arguments=None):
                 if chosen.several and len(named(story)) < 2:
                     continue
                 swapped = swap_animals(swap_names(story, rng, coined=chosen.coined, never=chosen.never), rng)
+                if chosen.nameless and rng.random() < chosen.nameless:
+                    swapped = drop_name(swapped, rng)
                 if chosen.heroes and rng.random() < chosen.heroes:
                     swapped = swap_hero(swapped, rng)
                 if swapped != story:

@@ -77,6 +77,43 @@ def test_a_story_of_several_children_or_of_none_keeps_them(story):
     assert swapping.swap_hero(story, random.Random(1)) == story
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_hero_loses_the_name_and_keeps_the_rest(seed):
+    story = (
+        "Once there was a little girl named Lily. Lily ran with Tom.\n\"Hi, Lily!\" said Tom. \"Lily, look! Is it "
+        "Lily's?\" Lily said, \"No.\" \"Oh!\" Lily fell. \"Tom,\" Lily asked, \"is Lily the nice girl?\" "
+        "She and Lily's mom ran."
+    )
+    story = swapping.drop_name(story, random.Random(seed))
+    hero = re.search(r"a little (\w+)\. ", story)[1]
+    assert hero in {*swapping.HEROES, *swapping.ANIMALS, "girl"}
+    assert re.sub(f"([Tt]he) little {hero}", rf"\1 {hero}", story).replace(hero, "X") == (
+        "Once there was a little X. The X ran with Tom.\n\"Hi, little X!\" said Tom. \"Little X, look! Is it "
+        "the X's?\" the X said, \"No.\" \"Oh!\" The X fell. \"Tom,\" the X asked, \"is the X the nice X?\" "
+        "She and the X's mom ran."
+    )
+
+
+def test_who_a_nameless_hero_becomes():
+    stories = [swapping.drop_name("A girl named Lily saw an elf.", random.Random(seed)) for seed in range(400)]
+    heroes = [re.fullmatch("(?:A|An) (\\w+) saw an elf\\.", one)[1] for one in stories]
+    assert 60 < heroes.count("girl") < 140
+    assert len({*heroes}) > 50
+    assert "elf" not in heroes
+    assert all(one.startswith("An ") == (hero[0] in "aeiou") for one, hero in zip(stories, heroes, strict=True))
+    story = "An old dog called Spot saw Sue. \"Spot!\""
+    assert swapping.drop_name(story, random.Random(1)) == "An old dog saw Sue. \"Old dog!\""
+
+
+@pytest.mark.parametrize("story", [
+    "Lily ran.", "A girl named Lily saw a small girl.", "A girl named Lily saw girls.", "A boy named Tim saw Timmy.",
+    "A girl named Lily ran. \"I am Lily.\"", "A dog named Spot ran. Little Spot barked.", "A boy named Tim Lee ran.",
+    "A boy named Tim told his name. \"My name is Tim.\"", "",
+])  # fmt: skip
+def test_a_hero_who_could_be_confused_keeps_the_name(story):
+    assert swapping.drop_name(story, random.Random(1)) == story
+
+
 @pytest.mark.parametrize("story", [
     "Tim was a boy. Timmy ran.", "Mark saw Mary.", "A dog ran to Mom.", "The lily grew.", "",
 ])  # fmt: skip
@@ -137,4 +174,8 @@ def test_what_the_options_of_the_program_do(tmp_path):
     assert all(one.endswith("was a girl.") for one in written() if "was" in one)
     known = {name for names in swapping.NAMES.values() for name in names.split()}
     assert not known & {one.split()[0] for one in written("--coined", "1")}
+    stories.write_text("A dog named Lily ran.\n<|endoftext|>\n", encoding="utf-8")
+    assert {*written("--nameless", "1")} == {"A dog ran."}
+    assert 10 < written("--nameless", "0.5").count("A dog ran.") < 40
+    stories.write_text("Lily ran.\n<|endoftext|>\n", encoding="utf-8")
     assert not {"Sue", "Mia"} & {one.split()[0] for one in written("--never", "Sue", "Mia")}
