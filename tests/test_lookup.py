@@ -58,7 +58,7 @@ def test_a_text_that_repeats_itself_takes_fewer_steps(model):
                                                         eos_token_id=())  # fmt: skip
     for most in (None, 8):
         with bitnet.InferenceEngine(bitnet.EngineConfig(num_threads=1)) as engine:
-            done = engine.generate(model, PROMPT, config.replace(prompt_lookup_num_tokens=most))
+            done = engine.generate(model, "The ball" + ", the ball" * 4, config.replace(prompt_lookup_num_tokens=most))
             assert len(done.tokens) == 80
             steps[most] = engine.activity(model).steps
     assert steps[None] == 80
