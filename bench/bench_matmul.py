@@ -23,7 +23,7 @@ def each_kernel():
 EACH_KERNEL = each_kernel()
 VECTOR_KERNELS = [(packing, name) for packing, name in EACH_KERNEL if name != "portable"]
 ONE_TOKEN, MANY_TOKENS = "one token, weights from DRAM", "128 tokens"
-BATCHES = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 24, 32, 48, 64]
+BATCHES = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 17, 20, 24, 32, 48, 64]
 
 
 def prepared(shape, packing, tokens):
@@ -90,7 +90,7 @@ def test_one_token_by_isa(measure, bandwidth, isa, packing):
 @pytest.mark.parametrize(("packing", "isa"), VECTOR_KERNELS, indirect=["isa"])
 @pytest.mark.parametrize(("shape", "num_threads"), list(itertools.product(SHAPES, THREADS)))
 def test_128_tokens(measure, isa, shape, num_threads, packing):
-    """Prefill. Targets: 0.80 of the peak of AVX512-VNNI, 85 GMAC/s a thread on AVX2, 1.9 times on two threads."""
+    """Prefill. Targets: 1.15 of the peak of AVX512-VNNI and 1.0 of that of AVX2, 1.9 times on two threads."""
     limits = {"multiply": multiply_bound(128, num_threads)}
     run(measure, shape, packing, 128, num_threads, limits, MANY_TOKENS, most=8)
 

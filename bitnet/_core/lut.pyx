@@ -1,11 +1,12 @@
 """Products of many tokens by look-up: 16 or 32 tokens share a table of the sums of four inputs, which all rows of a weight read.
 
 ``kernels/lut_kernel.h`` says how. A unit is a range of panels and of blocks of as many tokens as a look-up takes. It goes
-through the columns in parts, as many as int16 sums can take: makes the indices of all passes of a part, once for all blocks,
-and then, block by block and pass by pass, makes the tables and lets all rows pass by. What the next part will read is fetched
-meanwhile. At the end of a part sums become int32, in the output's own memory, where for a while the panels of a group lie in
-place of the tokens of a square: each side by side, as rows in the tokens' places would be in few sets of a cache, where outputs
-are a multiple of 1 KiB apart. They are exact, so the bits are those of any other kernel.
+through the columns in parts, whose sums fit int16 whatever the inputs are: makes the indices of all passes of a part, once
+for all blocks, and then, block by block and pass by pass, makes the tables and lets all rows pass by. What the next part will
+read is fetched meanwhile. Where the magnitudes of a block's tokens allow it, its int16 sums go on through the next part;
+where not, they become int32, in the output's own memory. There the panels of a group lie in place of the tokens of a square,
+each side by side: as rows in the tokens' places they would be in few sets of a cache, where outputs are a multiple of 1 KiB
+apart. All sums are exact, so the bits are those of any other kernel.
 """
 
 from libc.stdint cimport INT16_MAX, int32_t, uint8_t, uint32_t
