@@ -23,9 +23,9 @@
  *
  * Of bytes that no packing writes it makes places in the table, too. Where a pass has fewer tiles, inputs are zeros.
  *
- * A sum of LUT_PART_COLS inputs is at most 255 * 128 = 32640 in magnitude and fits int16; sums of so many columns as the
- * tokens at hand allow, by `largest`, are widened together. Tables have weights in place of
- * codes, so their sums need no correction; what is multiplied begins with it. */
+ * A sum of LUT_PART_COLS inputs is at most 255 * 128 = 32640 in magnitude and fits int16, whatever they are; of the tokens at
+ * hand `largest` says how many more columns fit before the sums are widened. Tables have weights in place of codes, so their
+ * sums need no correction; what is multiplied begins with it. */
 #ifndef BITNET_LUT_KERNEL_H
 #define BITNET_LUT_KERNEL_H
 
@@ -57,7 +57,7 @@ typedef struct {
 typedef struct {
     const uint8_t *indices; /* of the first panel */
     const uint8_t *tables;
-    ptrdiff_t tile_cols, tiles, panels, squares; /* 1 tile or 2: of AVX2 alone */
+    ptrdiff_t tile_cols, tiles, panels, squares; /* tiles: how many of the two there are; only AVX2 asks */
     int16_t *short_sums; /* (rows, LUT_SQUARE * squares); 64-byte aligned */
     int is_first;        /* the short sums begin here */
     /* Where they end, in a pass that is_last: added to, or put where `is_new`. Before that pass it is fetched: of each panel
