@@ -40,14 +40,13 @@ ARROWS = {
     "_core.source": "_core.quant",
     "_core.packing": "errors _core.cpu _core.threads _core.memory _core.arrays _core.quant _core.source "
                      "_core.packings.contract _core.packings.i2 _core.packings.t5",
-    "_core.lut": "_core.cpu _core.threads _core.units _core.packings.contract",
+    "_core.lut": "_core.cpu _core.threads _core.packings.contract",
     "_core.matmul": "errors _core.lut _core.threads _core.memory _core.arrays _core.ops _core.quant "
                     "_core.packing _core.packings.contract",
     "_core.ops": "errors _core.cpu _core.arrays",
     "_core.fusion": "_core.packing _core.packings.contract",
     "_core.builder": "errors _core.fusion",
     "_core.head_job": "",
-    "_core.units": "",
     "_core.screening": "_core.head_job _core.threads",
     "_core.head": "errors _core.cpu _core.head_job _core.memory _core.screening _core.threads _core.arrays",
     "_core.operations": "_core.head _core.head_job _core.ops _core.matmul _core.threads",

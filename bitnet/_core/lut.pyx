@@ -15,7 +15,6 @@ from libc.string cimport memcpy, memset
 from bitnet._core.cpu cimport allowed_features
 from bitnet._core.packings.contract cimport BITNET_TILE_BYTES
 from bitnet._core.threads cimport run
-from bitnet._core.units cimport cut_product
 
 cdef extern from "kernels/lut.h":
     const bitnet_lut_kernel LUT_KERNELS[]
@@ -227,11 +226,25 @@ cdef void _multiply(void *data, Py_ssize_t unit, int member) noexcept nogil:
         _finish(&u, square)
 
 
+cdef Py_ssize_t _cut(const LutJob *job, Py_ssize_t blocks, int threads, Py_ssize_t *row_units) noexcept nogil:
+    """Into how many units of tokens, and, in `row_units`, of panels a product is divided: so that all threads have equal work,
+    no unit has too much, and the least is done twice. Each unit of tokens makes the indices of all panels again, each unit of
+    panels the tables of all blocks."""
+    cdef Py_ssize_t least = (blocks + UNIT_BLOCKS - 1) // UNIT_BLOCKS, across, down, cost, best = 0, found = 0
+    for across in range(least, least * threads + 1):
+        down = (job.panels + UNIT_PANELS - 1) // UNIT_PANELS
+        while down * across % threads:
+            down += 1
+        cost = across * job.panels * INDEX_CYCLES + down * blocks * TABLES_CYCLES
+        if found == 0 or cost < best:
+            best, row_units[0], found = cost, down, across
+    return found
+
+
 cdef void _look_up_some(LutJob *job, int threads) noexcept nogil:
     """The tokens from `first_token` to `end_token` - 1, in blocks of as many squares as there are to be."""
     cdef Py_ssize_t block = job.squares * LUT_SQUARE, blocks = (job.end_token - job.first_token + block - 1) // block
-    cdef Py_ssize_t token_units = cut_product(job.panels, UNIT_PANELS, INDEX_CYCLES, blocks, UNIT_BLOCKS, TABLES_CYCLES,
-                                              threads, &job.row_units)
+    cdef Py_ssize_t token_units = _cut(job, blocks, threads, &job.row_units)
     job.unit_panels = (job.panels + job.row_units - 1) // job.row_units
     job.unit_tokens = (blocks + token_units - 1) // token_units * block
     run(_multiply, job, job.row_units * token_units, threads)
